@@ -1,0 +1,117 @@
+"""Weights as one .safetensors file: tensors, and in the header everything that made them.
+
+The header's "unistep" entry is JSON: `run` (the whole Run), `steps` (all steps, earlier runs included),
+`samples`, `data` (hash and count of the training photographs), `scores`, `history`. Nothing here pickles.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from .atomic import atomic_write
+from .bases.compact import CompactConfig, CompactDenoiser, CompactStudent, fold_slot
+from .config import from_json
+from .errors import ConfigError, ModelError
+
+DEFAULT = "compact"
+"""The embedded model that is used when none is named."""
+FORMAT = 1
+
+
+def embedded() -> dict[str, Path]:
+    """Name -> file of the models inside the package."""
+    folder = Path(str(resources.files("unistep") / "weights"))
+    return {file.stem: file for file in sorted(folder.glob("*.safetensors"))}
+
+
+def resolve(name_or_path: str | os.PathLike[str] | None) -> Path:
+    """The file of an embedded model's name or of a path. Raises ModelError if there is none."""
+    models = embedded()
+    name = DEFAULT if name_or_path is None else os.fspath(name_or_path)
+    if name in models:
+        return models[name]
+    path = Path(name)
+    if path.is_file():
+        return path
+    raise ModelError(f"expected a model's name ({', '.join(models) or 'none is installed'}) or a .safetensors file, "
+                     f"found “{name}”, which is neither")  # fmt: skip
+
+
+def save_weights(
+    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], dtype: torch.dtype
+) -> None:
+    """Writes `tensors` as `dtype` with `header`, atomically."""
+    plain = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
+    metadata = {"unistep": json.dumps({"format": FORMAT, **header}, sort_keys=True)}
+    with atomic_write(path) as file:
+        file.write(save(plain, metadata=metadata))
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a Unistep file. Raises ModelError for other files and for damaged ones."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: expected a .safetensors file, found something else or a damaged one: "
+                         f"{error}") from error  # fmt: skip
+    if "unistep" not in metadata:
+        raise ModelError(
+            f"{path}: expected weights written by Unistep, found a safetensors file without its header"
+        )
+    try:
+        header: dict[str, Any] = json.loads(metadata["unistep"])
+        version = header["format"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{path}: expected a header written by Unistep, found a damaged one") from error
+    if version != FORMAT:
+        raise ModelError(f"{path}: expected format {FORMAT}, found {version}: update unistep")
+    return header
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a file, on the CPU, in their stored dtype. Raises ModelError for a damaged file."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path}: expected a .safetensors file, found something else or a damaged one: "
+                         f"{error}") from error  # fmt: skip
+
+
+def load_denoiser(
+    name_or_path: str | os.PathLike[str] | None = None,
+) -> tuple[CompactDenoiser, dict[str, Any]]:
+    """The compact denoiser (float32, evaluation mode) and its header. Raises ModelError if the file is another."""
+    path = resolve(name_or_path)
+    header = read_header(path)
+    try:
+        config: CompactConfig = from_json(header["run"]["base"], CompactConfig)
+        denoiser = CompactDenoiser(config)
+        tensors = read_tensors(path)
+        denoiser.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ModelError(
+            f"{path}: expected the weights of a compact model, found others: {reason}"
+        ) from error
+    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
+        raise ModelError(f"{path}: expected finite weights, found NaN or infinity: the file is damaged")
+    return denoiser.eval(), header
+
+
+def load_student(name_or_path: str | os.PathLike[str] | None = None) -> CompactStudent:
+    """A one-step model ready to run: [B, 3, h, w] in [-1, 1] -> [B, 3, 4h, 4w]. `info` is the file's header.
+
+    `name_or_path`: an embedded model's name, a file, or None for the default. Raises ModelError.
+    """
+    denoiser, header = load_denoiser(name_or_path)
+    return fold_slot(denoiser, header)

@@ -1,0 +1,1 @@
+"""Photographs, their degradation, and pairs of both."""

@@ -1,0 +1,122 @@
+"""Blur kernels, per-image filtering, JPEG and sharpening in torch, on the device of their input.
+
+They agree with BasicSR's `degradations`, `DiffJPEG` and `USMSharp`, which the field trains with
+(tests/golden). Images are [B, 3, H, W] float32 in [0, 1].
+"""
+
+import math
+from collections.abc import Sequence
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _grid(size: int) -> Sequence[Tensor]:
+    axis = torch.arange(size, dtype=torch.float64) - size // 2
+    return torch.meshgrid(axis, axis, indexing="xy")
+
+
+def bivariate_kernel(
+    size: int,
+    sigma_x: float,
+    sigma_y: float,
+    theta: float,
+    *,
+    isotropic: bool,
+    generalized: float | None = None,
+    plateau: float | None = None,
+) -> Tensor:
+    """[size, size] float64, sums to 1: exp(-q/2), exp(-q^beta/2) (`generalized`) or 1/(1+q^beta) (`plateau`).
+
+    q is the squared Mahalanobis distance; sigma in pixels, theta in radians. An isotropic kernel uses sigma_x
+    alone.
+    """
+    x, y = _grid(size)
+    if isotropic:
+        q = (x**2 + y**2) / sigma_x**2
+    else:
+        u, v = math.cos(theta) * x + math.sin(theta) * y, -math.sin(theta) * x + math.cos(theta) * y
+        q = u**2 / sigma_x**2 + v**2 / sigma_y**2
+    if plateau is not None:
+        kernel = 1 / (1 + q**plateau)
+    else:
+        kernel = torch.exp(-0.5 * q ** (1.0 if generalized is None else generalized))
+    return kernel / kernel.sum()
+
+
+def sinc_kernel(size: int, cutoff: float) -> Tensor:
+    """[size, size] float64, sums to 1: the circular low-pass with `cutoff` in radians per pixel, (0, pi]."""
+    x, y = _grid(size)
+    r = (x**2 + y**2).sqrt()
+    kernel: Tensor = cutoff * torch.special.bessel_j1(cutoff * r) / (2 * math.pi * r)
+    kernel[size // 2, size // 2] = cutoff**2 / (4 * math.pi)
+    return kernel / kernel.sum()
+
+
+def filter2d(x: Tensor, kernel: Tensor) -> Tensor:
+    """Correlates image i with kernel i: x [B, C, H, W], kernel [B, k, k] or [k, k], k odd; borders reflect."""
+    b, c, h, w = x.shape
+    k = kernel.shape[-1]
+    mode = "reflect" if k // 2 < min(h, w) else "replicate"
+    x = F.pad(x, [k // 2] * 4, mode=mode)
+    weight = kernel.to(x).expand(b, k, k).repeat_interleave(c, dim=0)[:, None]
+    return F.conv2d(x.reshape(1, b * c, *x.shape[-2:]), weight, groups=b * c).reshape(b, c, h, w)
+
+
+_LUMINANCE = torch.tensor([
+    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62], [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99],
+], dtype=torch.float32)  # fmt: skip
+_CHROMINANCE = torch.full((8, 8), 99.0)
+_CHROMINANCE[:4, :4] = torch.tensor(
+    [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]], dtype=torch.float32
+)
+_TO_YCC = torch.tensor([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
+_TO_RGB = torch.tensor([[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.772, 0.0]])
+
+
+@cache
+def _dct() -> Tensor:
+    """The orthonormal 8-point DCT-II matrix."""
+    n = torch.arange(8, dtype=torch.float64)
+    matrix = torch.cos((2 * n[None] + 1) * n[:, None] * math.pi / 16) / 2
+    matrix[0] /= math.sqrt(2)
+    return matrix.float()
+
+
+def jpeg(x: Tensor, quality: Tensor | float) -> Tensor:
+    """The losses of JPEG at `quality` ([B] or one number, 1..99) with 4:2:0 chroma. Result in [0, 1]."""
+    b, _, h, w = x.shape
+    q = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(b).clamp(1.0, 99.0)
+    factor = torch.where(q < 50, 5000 / q, 200 - 2 * q) / 100
+    x = F.pad(x, (0, -w % 16, 0, -h % 16)) * 255  # zeros, as DiffJPEG does
+    ycc = torch.einsum("ij,bjhw->bihw", _TO_YCC.to(x), x)
+    luma = _quantise(ycc[:, :1] - 128, _LUMINANCE.T.to(x), factor) + 128  # DiffJPEG transposes its tables
+    chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), _CHROMINANCE.to(x), factor)
+    ycc = torch.cat([luma, chroma.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)], dim=1)
+    return torch.einsum("ij,bjhw->bihw", _TO_RGB.to(x), ycc).clamp(0, 255)[..., :h, :w] / 255
+
+
+def _quantise(plane: Tensor, table: Tensor, factor: Tensor) -> Tensor:
+    """Rounds the 8x8 DCT coefficients of [B, C, H, W] to multiples of table * factor."""
+    b, c, h, w = plane.shape
+    d = _dct().to(plane)
+    blocks = plane.reshape(b, c, h // 8, 8, w // 8, 8).transpose(3, 4)
+    step = (table * factor[:, None, None])[:, None, None, None]
+    blocks = d.T @ (torch.round(d @ blocks @ d.T / step) * step) @ d
+    return blocks.transpose(3, 4).reshape(b, c, h, w)
+
+
+def usm_sharpen(x: Tensor, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> Tensor:
+    """Unsharp masking where the difference to the blurred image exceeds `threshold` (of 255); in [0, 1]."""
+    size = radius + 1 - radius % 2
+    sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
+    axis = torch.exp(-0.5 * ((torch.arange(size) - size // 2) / sigma) ** 2)
+    kernel = torch.outer(axis, axis) / axis.sum() ** 2
+    residue = x - filter2d(x, kernel)
+    mask = filter2d((residue.abs() * 255 > threshold).float(), kernel)
+    sharp = (x + weight * residue).clamp(0, 1)
+    return mask * sharp + (1 - mask) * x

@@ -1,0 +1,123 @@
+"""What a training run shows: losses as CSV and TensorBoard, held-out scores, validation sheets."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from .atomic import atomic_write
+from .bases.compact import CompactDenoiser, decode
+from .config import Run
+from .data.degrade import DEGRADATIONS, degrade
+from .data.pairs import Photographs, load_rgb
+from .errors import DataError
+from .metrics import grid, psnr_y, swd
+
+
+class Log:
+    """losses.csv (long format: step, name, value) and tensorboard/ in `out`; a resumed run goes on after `start`."""
+
+    def __init__(self, out: Path, start: int):
+        from torch.utils.tensorboard import SummaryWriter
+
+        self.path = out / "losses.csv"
+        kept = []
+        if self.path.exists():
+            with self.path.open(newline="") as lines:
+                kept = [
+                    row
+                    for row in csv.reader(lines)
+                    if len(row) == 3 and row[0].isdigit() and int(row[0]) <= start
+                ]
+        with atomic_write(self.path) as file:  # a killed run may have logged steps that it did not save
+            rows = [["step", "name", "value"], *kept]
+            file.write("".join(",".join(row) + "\n" for row in rows).encode())
+        self.file = self.path.open("a", newline="")
+        self.writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+
+    def losses(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self.file.write(f"{step},{name},{value:.6g}\n")
+            self.writer.add_scalar(name, value, step)
+        self.file.flush()
+
+    def close(self) -> None:
+        self.file.close()
+        self.writer.close()
+
+
+class Validation:
+    """Scores the one-step slot on held-out photographs: always the same crops, each under two presets.
+
+    `score`, by which the best weights are kept, is the mean over the presets of
+
+        PSNR-Y gain over bicubic (dB) + 2 (1 - SWD / SWD of bicubic) - max(0, grid - 1.3)
+
+    so that fidelity counts, statistics of texture count, and a 4-pixel grid undoes both.
+    """
+
+    presets = ("realesrgan", "light")
+    size, least, count, shown = 256, 64, 24, 6
+
+    def __init__(self, photographs: Photographs, run: Run, out: Path, device: torch.device):
+        self.sheets, self.device = out / "sheets", device
+        files = photographs.held_out or photographs.train
+        step = max(1, len(files) // self.count)
+        crops = []
+        for file in files[::step][: self.count]:
+            image = load_rgb(file)
+            if min(image.shape[1:]) < self.least:
+                raise DataError(f"{file}: expected at least {self.least} pixels on each side for validation, "
+                                f"found {image.shape[2]}x{image.shape[1]}: remove it")  # fmt: skip
+            size = min(self.size, *(side // 16 * 16 for side in image.shape[1:]))
+            top, left = (image.shape[1] - size) // 2, (image.shape[2] - size) // 2
+            crops.append(image[:, top : top + size, left : left + size])
+        smallest = min(crop.shape[1] for crop in crops)
+        x = torch.stack([crop[:, :smallest, :smallest] for crop in crops]).float() / 255
+        self.pairs = {
+            name: degrade(x, DEGRADATIONS[name], seed=run.train.seed + 10_007, indices=list(range(len(x))))
+            for name in self.presets
+        }
+
+    @torch.no_grad()
+    def __call__(self, step: int, denoiser: CompactDenoiser) -> dict[str, float]:
+        scores: dict[str, float] = {}
+        gains, rows = [], []
+        for name, (x_lq, x_hq) in self.pairs.items():
+            bicubic = F.interpolate(x_lq, scale_factor=4, mode="bicubic").clamp(0, 1)
+            output = torch.cat([self._slot(denoiser, x) for x in x_lq.split(4)])
+            gain = (psnr_y(output, x_hq) - psnr_y(bicubic, x_hq)).mean().item()
+            distance = (swd(output, x_hq).mean() / swd(bicubic, x_hq).mean()).item()
+            pattern = grid(output).mean().item()
+            scores |= {f"psnr_gain_{name}": gain, f"swd_ratio_{name}": distance, f"grid_{name}": pattern}
+            gains.append(gain + 2 * (1 - distance) - max(0.0, pattern - 1.3))
+            blocks = F.interpolate(x_lq, scale_factor=4, mode="nearest")
+            rows += [torch.cat(images, dim=2) for images in
+                     zip(blocks[: self.shown], output[: self.shown], x_hq[: self.shown], strict=True)]  # fmt: skip
+        save_sheet(self.sheets / f"step-{step:07d}.png", rows)
+        return scores | {"score": sum(gains) / len(gains)}
+
+    def _slot(self, denoiser: CompactDenoiser, x_lq: Tensor) -> Tensor:
+        z_hat = denoiser.slot(denoiser.cond((x_lq * 2 - 1).to(self.device)))
+        return ((decode(z_hat).cpu() + 1) / 2).clamp(0, 1)
+
+
+def save_sheet(path: Path, rows: list[Tensor]) -> None:
+    """Writes rows [3, h, W] in [0, 1] under each other as a PNG: input, output, ground truth from left to right."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0).numpy()
+    with atomic_write(path) as file:
+        Image.fromarray(np.ascontiguousarray(sheet)).save(file, format="PNG")
+
+
+def progress_line(step: int, steps: int, seconds: float, losses: dict[str, float]) -> str:
+    """One line: position, losses, speed and the time that is left. `seconds`: per step."""
+    left = int((steps - step) * seconds)
+    shown = " ".join(f"{name.removeprefix('student/')} {value:.4f}" for name, value in losses.items())
+    return (f"{step}/{steps} {100 * step / steps:5.1f} %  {shown}  {1 / seconds:.2f} steps/s  "
+            f"ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}")  # fmt: skip

@@ -1,0 +1,47 @@
+"""Recipes: each a function that returns a whole Run. A new recipe: one function and one line in RECIPES."""
+
+import difflib
+from collections.abc import Callable
+from dataclasses import replace
+
+from .config import Run, TrainConfig
+from .data.pairs import DataConfig
+from .errors import ConfigError
+from .methods import TeacherConfig
+
+
+def compact_teacher() -> Run:
+    """The embedded model: denoiser and one-step slot, 128-pixel crops, trainable on two CPU cores."""
+    return Run(
+        name="compact-teacher",
+        method=TeacherConfig(weight_edge=0.5),
+        data=DataConfig(patch=128),
+        train=TrainConfig(steps=20_000, batch=16, lr=1e-3),
+    )
+
+
+def compact_teacher_finish() -> Run:
+    """The last part: larger crops (the network sees more than 128 pixels), low learning rate, perceptual term."""
+    run = compact_teacher()
+    return replace(
+        run,
+        name="compact-teacher-finish",
+        method=replace(run.method, weight_lpips=0.5),
+        data=replace(run.data, patch=192),
+        train=replace(run.train, steps=4_000, batch=8, lr=2e-4),
+    )
+
+
+RECIPES: dict[str, Callable[[], Run]] = {
+    "compact-teacher": compact_teacher,
+    "compact-teacher-finish": compact_teacher_finish,
+}
+
+
+def recipe(name: str) -> Run:
+    """The named recipe. Raises ConfigError, with the nearest name, for an unknown one."""
+    if name not in RECIPES:
+        near = difflib.get_close_matches(name, RECIPES, n=1)
+        hint = f"; did you mean {near[0]}?" if near else f"; expected one of {', '.join(RECIPES)}"
+        raise ConfigError(f"unknown recipe “{name}”{hint}")
+    return RECIPES[name]()
