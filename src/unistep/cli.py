@@ -1,0 +1,322 @@
+"""The command `unistep`.
+
+This module holds names, defaults and help; the work is imported inside each command, so that help needs
+no torch. Exit codes are stable: 0 everything done, 1 something failed, 2 the command line makes no sense,
+130 interrupted. An error is one line on stderr, `unistep: <file>: <reason>`; UNISTEP_DEBUG=1 adds the
+traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from unistep.errors import ConfigError, UnistepError
+
+DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+OUTPUT = Group.create_ordered("Output")
+SIZE = Group.create_ordered("Size: one of these; x4 if none is given")
+WAY = Group.create_ordered("How")
+CODES = "Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted."
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("unistep")
+
+
+app = App(
+    name="unistep",
+    help="Make small, blurry photographs large and sharp with a one-step diffusion model.",
+    help_epilogue=f"""Examples:
+  unistep upscale photo.jpg
+  unistep upscale holidays -o large --recursive
+
+{CODES}""",
+    help_format="plaintext",
+    version=_version,
+    version_flags=["--version", "-V"],
+    result_action="return_value",
+    suppress_keyboard_interrupt=False,
+)
+models = App(name="models", help="The models inside the package: list, verify.", help_epilogue="")
+app.command(models)
+
+
+def _option(text: str, *names: str, group: Group | None = None, **more: Any) -> Parameter:
+    """An option with its help; without --no-... forms, and with defaults only where the help names them."""
+    if group is not None:
+        more["group"] = group
+    return Parameter(name=names, help=text, negative=(), show_default=False, show_choices=False, **more)
+
+
+def _argument(name: str, text: str) -> Parameter:
+    return Parameter(name=name, help=text, negative=(), show_default=False)
+
+
+def _fit(kind: object, tokens: Sequence[Any]) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)[xX×](\d+)", tokens[0].value)
+    if not match:
+        raise ConfigError(f"--fit takes WIDTHxHEIGHT, such as 1920x1080, found {tokens[0].value!r}")
+    return int(match[1]), int(match[2])
+
+
+def _tile(kind: object, tokens: Sequence[Any]) -> int | str:
+    text = tokens[0].value
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ConfigError(f"--tile takes auto or a number of pixels from 1 upward, found {text!r}")
+    return int(text)
+
+
+@app.command(
+    usage="Usage: unistep upscale [OPTIONS] INPUT...",
+    help_epilogue=f"""Examples:
+  unistep upscale photo.jpg                  writes photo_x4.jpg beside it
+  unistep upscale trip -o large -s 2 -r      mirrors the tree into large/
+
+When a run was stopped, the same command does the rest. A name that begins with
+a dash comes after --.
+
+{CODES}""",
+)
+def upscale(
+    inputs: Annotated[list[Path], _argument("INPUT", "Pictures and folders, as many as you like.")],
+    /,
+    *,
+    output: Annotated[
+        Path | None,
+        _option(
+            "Folder for the results; for one picture also a file name. Default: beside each source.",
+            *("--output", "-o"),
+            group=OUTPUT,
+        ),
+    ] = None,
+    format: Annotated[
+        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
+        _option(
+            "jpeg, png, webp, tiff, bmp or avif. Default: as the source.", "--format", "-f", group=OUTPUT
+        ),
+    ] = None,
+    suffix: Annotated[
+        str | None,
+        _option(
+            "Added to names. Default: _x4 (the factor); nothing with --output.", "--suffix", group=OUTPUT
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool, _option("Also the folders inside a folder.", "--recursive", "-r", group=OUTPUT)
+    ] = False,
+    existing: Annotated[
+        Literal["skip", "overwrite", "rename"],
+        _option("Where a result exists: skip (default), overwrite, rename.", "--existing", group=OUTPUT),
+    ] = "skip",
+    metadata: Annotated[
+        Literal["keep", "strip", "no-gps"],
+        _option("keep (default), strip, or no-gps: all but the place.", "--metadata", group=OUTPUT),
+    ] = "keep",
+    quality: Annotated[
+        int | None, _option("1 to 100, for JPEG, WebP and AVIF.", "--quality", group=OUTPUT)
+    ] = None,
+    scale: Annotated[
+        float | None, _option("Factor from 1 to 8, such as 2.5.", "--scale", "-s", group=SIZE)
+    ] = None,
+    width: Annotated[
+        int | None, _option("Width in pixels; the height follows.", "--width", group=SIZE)
+    ] = None,
+    height: Annotated[
+        int | None, _option("Height in pixels; the width follows.", "--height", group=SIZE)
+    ] = None,
+    fit: Annotated[
+        tuple[int, int] | None,
+        _option(
+            "As large as fits into a box, such as 1920x1080.",
+            "--fit",
+            group=SIZE,
+            converter=_fit,
+            n_tokens=1,
+            metavar="WxH",
+        ),
+    ] = None,
+    megapixels: Annotated[float | None, _option("Millions of pixels.", "--megapixels", group=SIZE)] = None,
+    model: Annotated[
+        str | None,
+        _option("Name or .safetensors file. Default: the packaged model.", "--model", "-m", group=WAY),
+    ] = None,
+    device: Annotated[
+        str, _option("auto (default), cpu, cuda, cuda:1 ...", "--device", "-d", group=WAY)
+    ] = "auto",
+    tile: Annotated[
+        int | Literal["auto"],
+        _option(
+            "Side of the pieces that are computed at once; smaller takes less memory. Default: auto.",
+            *("--tile", "-t"),
+            group=WAY,
+            converter=_tile,
+            n_tokens=1,
+            metavar="PIXELS",
+        ),
+    ] = "auto",
+    colour: Annotated[
+        Literal["wavelet", "adain", "none"] | None,
+        _option(
+            "Hold the source's colours: wavelet, adain or none. Default: as the model needs.",
+            "--colour",
+            "--color",
+            group=WAY,
+        ),
+    ] = None,
+    seed: Annotated[int, _option("For models that draw noise.", "--seed", group=WAY)] = 0,
+    jsonl: Annotated[bool, _option("JSON lines on stdout, for programs.", "--jsonl", group=WAY)] = False,
+    dry_run: Annotated[bool, _option("Only say what would be done.", "--dry-run", group=WAY)] = False,
+) -> int:
+    """Enlarge pictures and folders of pictures."""
+    from unistep import batch
+    from unistep.commands import upscale as command
+
+    given = {"scale": scale, "width": width, "height": height, "fit": fit, "megapixels": megapixels}
+    sizing = {name: value for name, value in given.items() if value is not None} or {"scale": 4.0}
+    if len(sizing) > 1:
+        raise ConfigError(f"--{' and --'.join(sizing)} exclude each other: give one of them")
+    if quality is not None and not 1 <= quality <= 100:
+        raise ConfigError(f"--quality goes from 1 to 100, found {quality}")
+    jobs = batch.plan(
+        inputs, output, sizing=sizing, suffix=suffix, format=format, recursive=recursive, existing=existing
+    )
+    if dry_run:
+        return command.dry_run(jobs, jsonl=jsonl)
+    return command.upscale(
+        jobs,
+        sizing=sizing,
+        model=model,
+        device=device,
+        tile=tile,
+        colour=colour,
+        seed=seed,
+        metadata=metadata,
+        quality=quality,
+        jsonl=jsonl,
+    )
+
+
+@app.command(help_epilogue="")
+def info(
+    model: Annotated[
+        str | None, _argument("MODEL", "Name or .safetensors file. Default: the packaged model.")
+    ] = None,
+    /,
+) -> int:
+    """Show what a model's file says about itself: recipe, steps, data, scores."""
+    from unistep.commands import models as command
+
+    return command.info(model)
+
+
+@models.command(name="list")
+def list_models() -> int:
+    """List the models inside the package: name, size, SHA-256."""
+    from unistep.commands import models as command
+
+    return command.listing()
+
+
+@models.command
+def verify() -> int:
+    """Load each model, look for damaged values, compare with SHA256SUMS."""
+    from unistep.commands import models as command
+
+    return command.verify()
+
+
+@app.command(help_epilogue="Exit codes: 0 all well, 1 something to look at.")
+def doctor() -> int:
+    """Check this machine: Python, torch, device, memory, codecs, disk."""
+    from unistep.commands import doctor as command
+
+    return command.doctor()
+
+
+@app.command(help_epilogue="Example:\n  unistep degrade photos pairs --preset light --seed 1")
+def degrade(
+    source: Annotated[Path, _argument("IN", "A picture or a folder of pictures.")],
+    out: Annotated[Path, _argument("OUT", "Folder for the pairs.")],
+    /,
+    *,
+    preset: Annotated[
+        Literal["realesrgan", "light", "bicubic"],
+        _option("realesrgan (default), light or bicubic.", "--preset"),
+    ] = "realesrgan",
+    seed: Annotated[int, _option("The same seed gives the same pairs. Default: 0.", "--seed")] = 0,
+) -> int:
+    """Make training pairs: OUT/hr and OUT/lr, as PNG."""
+    from unistep.commands.report import complain
+    from unistep.data.pairs import write_pairs
+
+    failed = write_pairs(source, out, preset=preset, seed=seed, report=complain)
+    return FAILED if failed else DONE
+
+
+@app.command(
+    help_epilogue="Example:\n  unistep train compact-teacher --data photos --out run --set train.steps=1000"
+)
+def train(
+    recipe: Annotated[str, _argument("RECIPE", "Name of a recipe.")],
+    /,
+    *,
+    data: Annotated[Path, _option("Folder of training photographs.", "--data")],
+    out: Annotated[Path, _option("Folder of the run: checkpoints, curves, sheets.", "--out")],
+    set: Annotated[
+        list[str] | None,
+        _option("Change one setting of the recipe; may be repeated.", "--set", metavar="KEY=VALUE"),
+    ] = None,
+    dry_run: Annotated[bool, _option("Only show the resolved run.", "--dry-run")] = False,
+) -> int:
+    """Train a model; the same command again goes on where it stopped."""
+    from unistep.train import main
+
+    main(recipe, data, out, set or [], dry_run=dry_run)
+    return DONE
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line (default: that of the process) and give its exit code."""
+    try:
+        for stream in (sys.stdout, sys.stderr):  # file names need not be valid text
+            if isinstance(stream, TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        code = app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else DONE
+    except (CycloptsError, ConfigError) as error:
+        return _fail(error, USAGE)
+    except UnistepError as error:
+        return _fail(error, FAILED)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our lines has left, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except Exception as error:
+        return _fail(f"{type(error).__name__}: {error} (a defect: UNISTEP_DEBUG=1 shows where)", FAILED)
+
+
+def _fail(error: object, code: int) -> int:
+    if os.environ.get("UNISTEP_DEBUG") == "1":
+        traceback.print_exc()
+    print(f"unistep: {' '.join(str(error).split())}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
