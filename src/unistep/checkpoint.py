@@ -41,8 +41,10 @@ def resolve(name_or_path: str | os.PathLike[str] | None) -> Path:
     path = Path(name)
     if path.is_file():
         return path
-    raise ModelError(f"expected a model's name ({', '.join(models) or 'none is installed'}) or a .safetensors file, "
-                     f"found “{name}”, which is neither")  # fmt: skip
+    names = ", ".join(models) or "none is installed"
+    raise ModelError(
+        f"expected a model's name ({names}) or a .safetensors file, found “{name}”, which is neither"
+    )
 
 
 def save_weights(
@@ -90,7 +92,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def load_denoiser(
     name_or_path: str | os.PathLike[str] | None = None,
 ) -> tuple[CompactDenoiser, dict[str, Any]]:
-    """The compact denoiser (float32, evaluation mode) and its header. Raises ModelError if the file is another."""
+    """The compact denoiser (float32, evaluation mode) and its header. Raises ModelError for another file."""
     path = resolve(name_or_path)
     header = read_header(path)
     try:

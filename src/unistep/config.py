@@ -79,8 +79,8 @@ class Run:
 def override(run: Run, assignments: list[str]) -> Run:
     """`run` with each "section.key=value" applied.
 
-    Values are read as the type of the field they replace (JSON for tuples and tables). Raises ConfigError, with
-    the nearest name, for a key that does not exist, and for a value of another type.
+    Values are read as the type of the field they replace (JSON for tuples and tables). Raises ConfigError,
+    with the nearest name, for a key that does not exist, and for a value of another type.
     """
     for assignment in assignments:
         path, separator, text = assignment.partition("=")

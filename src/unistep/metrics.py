@@ -28,9 +28,6 @@ Score = Callable[..., Tensor]
 Protocol = Literal["pyiqa", "basicsr", "resshift"]
 
 
-# Shared pieces
-
-
 def luma(image: Tensor) -> Tensor:
     """BT.601 studio-swing luma of [B,3,H,W] in [0,1] -> [B,1,H,W] float64, 16..235 for inputs in range."""
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=image.device)
@@ -56,9 +53,6 @@ def _lumas(image: Tensor, reference: Tensor, protocol: str, border: int, least: 
     _check(image, reference, least=2 * border + least)
     height, width = image.shape[2:]
     return [luma(x)[..., border : height - border, border : width - border] for x in (image, reference)]
-
-
-# Fidelity
 
 
 def psnr_y(image: Tensor, reference: Tensor, *, protocol: Protocol = "pyiqa", border: int = 0) -> Tensor:
@@ -101,9 +95,6 @@ def ssim_y(image: Tensor, reference: Tensor, *, protocol: Protocol = "pyiqa", bo
     return ((2 * mx * my + c1) / (mx * mx + my * my + c1) * contrast_structure).mean((1, 2, 3))
 
 
-# LPIPS over SqueezeNet
-
-
 class _Fire(nn.Module):
     def __init__(self, c_in: int, c_squeeze: int, c_out: int) -> None:
         super().__init__()
@@ -131,20 +122,10 @@ class LpipsSqueeze(nn.Module):
         super().__init__()
         pool = nn.MaxPool2d(3, 2, ceil_mode=True)
         self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, 2),
-            nn.ReLU(),
-            pool,
-            _Fire(64, 16, 128),
-            _Fire(128, 16, 128),
-            pool,
-            _Fire(128, 32, 256),
-            _Fire(256, 32, 256),
-            pool,
-            _Fire(256, 48, 384),
-            _Fire(384, 48, 384),
-            _Fire(384, 64, 512),
-            _Fire(512, 64, 512),
-        )
+            nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool, _Fire(64, 16, 128), _Fire(128, 16, 128),
+            pool, _Fire(128, 32, 256), _Fire(256, 32, 256),
+            pool, _Fire(256, 48, 384), _Fire(384, 48, 384), _Fire(384, 64, 512), _Fire(512, 64, 512),
+        )  # fmt: skip
         self.taps = (1, 4, 7, 9, 10, 11, 12)
         state = {k: v for k, v in _tensors(backbone).items() if k.startswith("features.")}
         try:
@@ -183,9 +164,6 @@ def _tensors(path: str | Path) -> dict[str, Tensor]:
         return load_file(path)
     except Exception as error:  # safetensors raises its own type for damage, OSError for absence
         raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
-
-
-# NIQE
 
 
 class Niqe:
@@ -263,9 +241,6 @@ def _halve(y: Tensor) -> Tensor:
         index = torch.cat([torch.arange(2, -1, -1), torch.arange(n), torch.arange(n - 1, n - 4, -1)])
         y = y.index_select(axis, index)
     return _separable(y, k, stride=2)
-
-
-# Texture
 
 
 def gradient_energy(image: Tensor, reference: Tensor) -> Tensor:
@@ -353,9 +328,6 @@ def _laplacian(x: Tensor) -> list[Tensor]:
     return [fine - coarse for (fine, _), coarse in zip(pairwise(gaussian), up, strict=True)] + gaussian[-1:]
 
 
-# The table
-
-
 @dataclass(frozen=True)
 class Metric:
     """One measure. `function` is the score itself, or, where `files` names any, the class that opens them."""
@@ -364,8 +336,8 @@ class Metric:
     function: Score | type[LpipsSqueeze] | type[Niqe]
     higher_is_better: bool | None  # None: best near 1
     needs_reference: bool
-    unit: str
     protocol: str
+    unit: str = ""
     files: tuple[str, ...] = ()
 
     def open(self, *paths: str | Path) -> Score:
@@ -378,62 +350,20 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "psnr_y": Metric(
-        "PSNR-Y",
-        psnr_y,
-        True,
-        True,
-        "dB",
-        "Unrounded BT.601 luma, mean squared error + 1e-8, no border crop (pyiqa, as TSD-SR and OSEDiff).",
-    ),
-    "ssim_y": Metric(
-        "SSIM-Y",
-        ssim_y,
-        True,
-        True,
-        "",
-        "Luma rounded to integers, 11x11 Gaussian, contrast-structure clamped at 0, no border crop (pyiqa).",
-    ),
-    "lpips_squeeze": Metric(
-        "LPIPS-squeeze*",
-        LpipsSqueeze,
-        False,
-        True,
-        "",
-        "LPIPS v0.1 heads over a SqueezeNet 1.1 that the user names: compares models with each other only.",
-        files=("the SqueezeNet 1.1 weights", "the LPIPS v0.1 squeeze heads"),
-    ),
-    "niqe": Metric(
-        "NIQE",
-        Niqe,
-        False,
-        False,
-        "",
+    "psnr_y": Metric("PSNR-Y", psnr_y, higher_is_better=True, needs_reference=True, unit="dB", protocol=
+        "Unrounded BT.601 luma, mean squared error + 1e-8, no border crop (pyiqa, as TSD-SR and OSEDiff)."),
+    "ssim_y": Metric("SSIM-Y", ssim_y, higher_is_better=True, needs_reference=True, protocol=
+        "Luma rounded to integers, 11x11 Gaussian, contrast-structure clamped at 0, no border crop (pyiqa)."),
+    "lpips_squeeze": Metric("LPIPS-squeeze*", LpipsSqueeze, higher_is_better=False, needs_reference=True,
+        protocol="LPIPS v0.1 heads over a SqueezeNet 1.1 that the user names: only compares models.",
+        files=("the SqueezeNet 1.1 weights", "the LPIPS v0.1 squeeze heads")),
+    "niqe": Metric("NIQE", Niqe, higher_is_better=False, needs_reference=False, protocol=
         "BasicSR's NIQE: rounded luma, 96x96 blocks, two scales, no border crop.",
-        files=("the pristine model (.npz)",),
-    ),
-    "swd": Metric(
-        "SWD",
-        swd,
-        False,
-        True,
-        "x 1000",
-        "Sliced Wasserstein distance of 7x7 patches over a Laplacian pyramid, against the reference; seed 0.",
-    ),
-    "gradient_energy": Metric(
-        "gradient energy",
-        gradient_energy,
-        None,
-        True,
-        "x reference",
-        "Mean squared forward difference of the luma over the reference's.",
-    ),
-    "grid": Metric(
-        "grid",
-        grid,
-        None,
-        False,
-        "",
-        "Luma power at periods of 4 and 2 pixels over the median of the bins 4 to 12 away.",
-    ),
-}
+        files=("the pristine model (.npz)",)),
+    "swd": Metric("SWD", swd, higher_is_better=False, needs_reference=True, unit="x 1000", protocol=
+        "Sliced Wasserstein distance of 7x7 patches over a Laplacian pyramid, to the reference; seed 0."),
+    "gradient_energy": Metric("gradient energy", gradient_energy, higher_is_better=None, needs_reference=True,
+        unit="x reference", protocol="Mean squared forward difference of the luma over the reference's."),
+    "grid": Metric("grid", grid, higher_is_better=None, needs_reference=False, protocol=
+        "Luma power at periods of 4 and 2 pixels over the median of the bins 4 to 12 away."),
+}  # fmt: skip

@@ -26,7 +26,7 @@ class Process:
     s: Tensor
     predicts: str
     markov: str = "scale"
-    """How noise is carried to the next step: "scale" (DDPM, flow: by a_t / a_s) or "add" (ResShift: as it is)."""
+    """How noise is carried to the next step: "scale" (DDPM, flow: by a_t / a_s) or "add" (ResShift)."""
 
     def __post_init__(self) -> None:
         if self.predicts not in ("eps", "v", "flow", "z0"):
@@ -68,11 +68,11 @@ class Process:
         return (z_t - a * z0 - b * y) / s
 
     def step(self, z0: Tensor, z_t: Tensor, t: Tensor, r: Tensor, y: Tensor) -> Tensor:
-        """Deterministic step t -> r < t with the estimate z_0: DDIM, flow Euler, TAD-SR Eq. 3 are this line."""
+        """Deterministic step t -> r < t with the estimate z_0: DDIM, flow Euler and TAD-SR Eq. 3."""
         return self.perturb(z0, self.noise(z0, z_t, t, y), r, y)
 
     def posterior(self, z0: Tensor, z_t: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, C, H, W], variance [B, 1, 1, 1] of q(z_{t-1} | z_t, z_0, y) (TAD-SR Eq. 2 for ResShift)."""
+        """Mean [B, C, H, W], variance [B, 1, 1, 1] of q(z_{t-1} | z_t, z_0, y) (ResShift: TAD-SR Eq. 2)."""
         a_t, b_t, s_t = self.at(t)
         a_r, b_r, s_r = self.at(t - 1)
         rho = a_t / a_r if self.markov == "scale" else torch.ones_like(a_t)
@@ -104,7 +104,7 @@ def resshift(
     etas_end: float = 0.99,
     power: float = 0.3,
 ) -> Process:
-    """ResShift's schedule (arXiv 2307.12348): sqrt(eta) geometric, warped by `power`; `etas_end` is sqrt(eta_T)."""
+    """ResShift's schedule (arXiv 2307.12348): sqrt(eta) geometric up to `etas_end`, warped by `power`."""
     start = min(min_noise_level / kappa, min_noise_level)
     ramp = (torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)) ** power
     eta = (start * (etas_end / start) ** ramp) ** 2

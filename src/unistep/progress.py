@@ -20,7 +20,7 @@ from .metrics import grid, psnr_y, swd
 
 
 class Log:
-    """losses.csv (long format: step, name, value) and tensorboard/ in `out`; a resumed run goes on after `start`."""
+    """losses.csv (long format: step, name, value) and tensorboard/ in `out`; a resumed run goes on."""
 
     def __init__(self, out: Path, start: int):
         from torch.utils.tensorboard import SummaryWriter
@@ -38,7 +38,7 @@ class Log:
             rows = [["step", "name", "value"], *kept]
             file.write("".join(",".join(row) + "\n" for row in rows).encode())
         self.file = self.path.open("a", newline="")
-        self.writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)  # type: ignore[no-untyped-call]
+        self.writer: Any = SummaryWriter(str(out / "tensorboard"), purge_step=start + 1)
 
     def losses(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
@@ -72,8 +72,10 @@ class Validation:
         for file in files[::step][: self.count]:
             image = load_rgb(file)
             if min(image.shape[1:]) < self.least:
-                raise DataError(f"{file}: expected at least {self.least} pixels on each side for validation, "
-                                f"found {image.shape[2]}x{image.shape[1]}: remove it")  # fmt: skip
+                raise DataError(
+                    f"{file}: expected at least {self.least} pixels on each side for validation, "
+                    f"found {image.shape[2]}x{image.shape[1]}: remove it"
+                )
             size = min(self.size, *(side // 16 * 16 for side in image.shape[1:]))
             top, left = (image.shape[1] - size) // 2, (image.shape[2] - size) // 2
             crops.append(image[:, top : top + size, left : left + size])
@@ -90,15 +92,15 @@ class Validation:
         gains, rows = [], []
         for name, (x_lq, x_hq) in self.pairs.items():
             bicubic = F.interpolate(x_lq, scale_factor=4, mode="bicubic").clamp(0, 1)
-            output = torch.cat([self._slot(denoiser, x) for x in x_lq.split(4)])
+            output = torch.cat([self._slot(denoiser, x) for x in torch.split(x_lq, 4)])
             gain = (psnr_y(output, x_hq) - psnr_y(bicubic, x_hq)).mean().item()
             distance = (swd(output, x_hq).mean() / swd(bicubic, x_hq).mean()).item()
             pattern = grid(output).mean().item()
             scores |= {f"psnr_gain_{name}": gain, f"swd_ratio_{name}": distance, f"grid_{name}": pattern}
             gains.append(gain + 2 * (1 - distance) - max(0.0, pattern - 1.3))
             blocks = F.interpolate(x_lq, scale_factor=4, mode="nearest")
-            rows += [torch.cat(images, dim=2) for images in
-                     zip(blocks[: self.shown], output[: self.shown], x_hq[: self.shown], strict=True)]  # fmt: skip
+            shown = [images[: self.shown] for images in (blocks, output, x_hq)]
+            rows += [torch.cat(images, dim=2) for images in zip(*shown, strict=True)]
         save_sheet(self.sheets / f"step-{step:07d}.png", rows)
         return scores | {"score": sum(gains) / len(gains)}
 
@@ -108,7 +110,7 @@ class Validation:
 
 
 def save_sheet(path: Path, rows: list[Tensor]) -> None:
-    """Writes rows [3, h, W] in [0, 1] under each other as a PNG: input, output, ground truth from left to right."""
+    """Writes rows [3, h, W] in [0, 1] under each other as a PNG: input, output, ground truth."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet = (torch.cat(rows, dim=1) * 255).round().byte().permute(1, 2, 0).numpy()
     with atomic_write(path) as file:
@@ -119,5 +121,7 @@ def progress_line(step: int, steps: int, seconds: float, losses: dict[str, float
     """One line: position, losses, speed and the time that is left. `seconds`: per step."""
     left = int((steps - step) * seconds)
     shown = " ".join(f"{name.removeprefix('student/')} {value:.4f}" for name, value in losses.items())
-    return (f"{step}/{steps} {100 * step / steps:5.1f} %  {shown}  {1 / seconds:.2f} steps/s  "
-            f"ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}")  # fmt: skip
+    return (
+        f"{step}/{steps} {100 * step / steps:5.1f} %  {shown}  {1 / seconds:.2f} steps/s  "
+        f"ETA {left // 3600}:{left // 60 % 60:02d}:{left % 60:02d}"
+    )

@@ -21,7 +21,7 @@ def compact_teacher() -> Run:
 
 
 def compact_teacher_finish() -> Run:
-    """The last part: larger crops (the network sees more than 128 pixels), low learning rate, perceptual term."""
+    """The last part: larger crops (the network sees over 128 pixels), low learning rate, perceptual term."""
     run = compact_teacher()
     return replace(
         run,

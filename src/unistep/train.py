@@ -1,7 +1,8 @@
 """The one training loop, and `unistep train`.
 
-`train` is a generator that knows no method but `Method`: it yields each step's losses, and the caller logs, saves
-and validates. Every random number is a function of (seed, step), so a run that is resumed equals one that was not.
+`train` is a generator that knows no method but `Method`: it yields each step's losses, and the caller logs,
+saves and validates. Every random number is a function of (seed, step), so a run that is resumed equals
+one that was not.
 """
 
 import contextlib
@@ -43,8 +44,9 @@ class Player:
     def __init__(self, net: nn.Module, lr: float, run: Run, ema: bool):
         self.net, self.lr = net, lr
         self.params = {name: p for name, p in net.named_parameters() if p.requires_grad}
-        self.optimiser = torch.optim.AdamW(self.params.values(), lr=lr, betas=run.train.betas,
-                                           weight_decay=run.train.weight_decay)  # fmt: skip
+        self.optimiser = torch.optim.AdamW(
+            self.params.values(), lr=lr, betas=run.train.betas, weight_decay=run.train.weight_decay
+        )
         self.ema = {name: p.detach().clone() for name, p in self.params.items()} if ema else {}
 
     @torch.no_grad()
@@ -69,9 +71,11 @@ class Player:
             if self.ema:
                 self.ema[name].copy_(tensors[f"ema.{name}"])
             if f"optim.step.{name}" in tensors:
-                # The moments with p's device and memory format, for the arithmetic to be that of an unbroken run.
-                moments = {key: torch.empty_like(p).copy_(tensors[f"optim.{key}.{name}"])
-                           for key in ("exp_avg", "exp_avg_sq")}  # fmt: skip
+                # With p's device and memory format: the arithmetic is then that of an unbroken run.
+                moments = {
+                    key: torch.empty_like(p).copy_(tensors[f"optim.{key}.{name}"])
+                    for key in ("exp_avg", "exp_avg_sq")
+                }
                 self.optimiser.state[p] = {"step": tensors[f"optim.step.{name}"].clone(), **moments}
 
 
@@ -98,17 +102,18 @@ def train(
 ) -> Iterator[tuple[int, dict[str, float]]]:  # fmt: skip
     """Yields (step, losses) after each step from `start`, the first being start + 1.
 
-    Raises TrainingError, before any weight is touched, for a loss or a gradient that is not finite: it names the
-    step, the term and the batch.
+    Raises TrainingError, before any weight is touched, for a loss or a gradient that is not finite: it names
+    the step, the term and the batch.
     """
 
     def check(losses: Mapping[str, float], step: int) -> None:
         for term, value in losses.items():
             if not math.isfinite(value):
+                first = step * run.train.batch
                 raise TrainingError(
-                    f"step {step + 1}: expected a finite loss, found {term} = {value} on the batch of samples "
-                    f"{step * run.train.batch} to {(step + 1) * run.train.batch - 1} (seed {run.train.seed}); the "
-                    "last good checkpoint is kept: lower train.lr or look at these images"
+                    f"step {step + 1}: expected a finite loss, found {term} = {value} on the batch of "
+                    f"samples {first} to {first + run.train.batch - 1} (seed {run.train.seed}); the last "
+                    "good checkpoint is kept: lower train.lr or look at these images"
                 )
 
     def update(name: str, terms: Mapping[str, Tensor], step: int) -> dict[str, float]:
@@ -175,22 +180,26 @@ def load_state(path: Path, table: Mapping[str, Player]) -> int:
 
 
 def fit(run: Run, data: Path, out: Path, report: Callable[[str], None]) -> Path:
-    """Trains `run` on the photographs of `data` into `out`, resuming what is there. Returns the best weights' file.
+    """Trains `run` on the photographs of `data` into `out`, resuming what is there. Returns the best weights.
 
-    Writes run.json, losses.csv, tensorboard/, sheets/, state.safetensors and weights.safetensors (the moving average
-    with the best held-out score). Raises TrainingError if `out` holds another run, DataError, ConfigError.
+    Writes run.json, losses.csv, tensorboard/, sheets/, state.safetensors and weights.safetensors (the moving
+    average with the best held-out score). Raises TrainingError if `out` holds another run,
+    DataError, ConfigError.
     """
     accelerator = Accelerator(mixed_precision=precision(run.train.precision))
     photographs = Photographs(data, run.data.holdout)
     torch.manual_seed(run.train.seed)
-    denoiser, parent = CompactDenoiser(run.base), {}
+    denoiser = CompactDenoiser(run.base)
+    parent: dict[str, Any] = {}
     if run.train.init:
         source, parent = checkpoint.load_denoiser(run.train.init)
         if source.config != run.base:
-            raise ConfigError(f"expected train.init to hold a network of {run.base}, found {source.config}: "
-                              "set base.widths and base.blocks")  # fmt: skip
+            raise ConfigError(
+                f"expected train.init to hold a network of {run.base}, found {source.config}: "
+                "set base.widths and base.blocks"
+            )
         denoiser.load_state_dict(source.state_dict())
-    denoiser.to(accelerator.device, memory_format=torch.channels_last)
+    denoiser = placed(denoiser, accelerator.device)
     method = make_method(run, denoiser, accelerator.device)
     table = players(method, run)
 
@@ -199,18 +208,30 @@ def fit(run: Run, data: Path, out: Path, report: Callable[[str], None]) -> Path:
     for folder in (out, out / "sheets"):
         remove_leftovers(folder)
     start = load_state(out / STATE, table) if (out / STATE).exists() else 0
-    pairs = Pairs(photographs.train, run.data, run.train.seed, start * run.train.batch,
-                  (run.train.steps - start) * run.train.batch)  # fmt: skip
-    report(f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; "
-           f"{accelerator.device}, {accelerator.mixed_precision}; step {start} of {run.train.steps}")  # fmt: skip
+    pairs = Pairs(
+        photographs.train,
+        run.data,
+        run.train.seed,
+        start * run.train.batch,
+        (run.train.steps - start) * run.train.batch,
+    )
+    report(
+        f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; "
+        f"{accelerator.device}, {accelerator.mixed_precision}; step {start} of {run.train.steps}"
+    )
     pairs.preload()
     validate = Validation(photographs, run, out, accelerator.device)
     header = {
         "run": portable(run),
-        "data": {"sha256": photographs.digest(), "images": len(photographs.train),
-                 "held_out": len(photographs.held_out)},
-        "torch": torch.__version__, "device": str(accelerator.device), "history": parent.get("history", []),
-    }  # fmt: skip
+        "data": {
+            "sha256": photographs.digest(),
+            "images": len(photographs.train),
+            "held_out": len(photographs.held_out),
+        },
+        "torch": torch.__version__,
+        "device": str(accelerator.device),
+        "history": parent.get("history", []),
+    }
     best = best_score(out / WEIGHTS)
     started = time.monotonic()
     with contextlib.closing(Log(out, start)) as log:
@@ -227,11 +248,17 @@ def fit(run: Run, data: Path, out: Path, report: Callable[[str], None]) -> Path:
                 report(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
                 if scores["score"] >= best or not (out / WEIGHTS).exists():
                     best = scores["score"]
-                    made = [*header["history"],
-                            {"recipe": run.name, "steps": step, "samples": step * run.train.batch}]  # fmt: skip
+                    made = [
+                        *header["history"],
+                        {"recipe": run.name, "steps": step, "samples": step * run.train.batch},
+                    ]
                     totals = {key: sum(part[key] for part in made) for key in ("steps", "samples")}
-                    checkpoint.save_weights(out / WEIGHTS, weights_of(table["student"]),
-                                            {**header, "history": made, **totals, "scores": scores}, torch.float16)  # fmt: skip
+                    checkpoint.save_weights(
+                        out / WEIGHTS,
+                        weights_of(table["student"]),
+                        {**header, "history": made, **totals, "scores": scores},
+                        torch.float16,
+                    )
             if step % run.train.save_every == 0 or last:
                 save_state(out / STATE, table, step, run)
     return out / WEIGHTS
@@ -242,22 +269,25 @@ def make_method(run: Run, denoiser: CompactDenoiser, device: torch.device) -> Me
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
     if run.method.weight_lpips:
         if not (run.train.squeezenet and run.train.lpips_heads):
-            raise ConfigError("method.weight_lpips needs train.squeezenet and train.lpips_heads: the files of "
-                              "SqueezeNet 1.1 and of the LPIPS heads")  # fmt: skip
+            raise ConfigError(
+                "method.weight_lpips needs train.squeezenet and train.lpips_heads: the files of "
+                "SqueezeNet 1.1 and of the LPIPS heads"
+            )
         lpips = LpipsSqueeze(run.train.squeezenet, run.train.lpips_heads).to(device)
 
         def perceptual(x: Tensor, target: Tensor) -> Tensor:
-            # Strided features hand back a gradient with their own grid; a new offset each time leaves none in step
-            # with the network's 4-pixel cells.
+            # Strided features hand back a gradient with their own grid; a new offset each time leaves none in
+            # step with the network's 4-pixel cells.
             down, right = torch.randint(4, (2,)).tolist()
             pair = [(image[..., down:, right:] + 1) / 2 for image in (x, target)]
-            return lpips(*pair).mean()
+            distance: Tensor = lpips(*pair)
+            return distance.mean()
 
     return Teacher(run.method, Residual(denoiser), SIGMA_DATA, decode, perceptual)
 
 
 class Residual(nn.Module):
-    """The denoiser's `residual` as a module's forward, which is all that a wrapper for many processes lets through."""
+    """The denoiser's `residual` as a module's forward: all that a wrapper for many processes lets through."""
 
     def __init__(self, denoiser: CompactDenoiser):
         super().__init__()
@@ -267,11 +297,15 @@ class Residual(nn.Module):
         return self.denoiser.residual(w, image, s)
 
 
+def placed(denoiser: CompactDenoiser, device: torch.device) -> CompactDenoiser:
+    """On its device, channels last: the layout in which convolutions are quickest."""
+    denoiser.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return denoiser
+
+
 def averaged(denoiser: CompactDenoiser, student: Player) -> CompactDenoiser:
     """A copy of the denoiser with the moving average of its weights."""
-    copy = CompactDenoiser(denoiser.config).to(
-        next(denoiser.parameters()).device, memory_format=torch.channels_last
-    )
+    copy = placed(CompactDenoiser(denoiser.config), next(denoiser.parameters()).device)
     copy.load_state_dict(weights_of(student))
     return copy.eval()
 
@@ -289,8 +323,13 @@ def claim(out: Path, run: Run) -> None:
             stream.write(run.to_json().encode())
         return
     old, new = json.loads(file.read_text()), json.loads(run.to_json())
-    changed = [f"{section}.{key}: {old[section].get(key)} -> {value}" for section in new if section != "name"
-               for key, value in new[section].items() if old.get(section, {}).get(key) != value]  # fmt: skip
+    changed = [
+        f"{section}.{key}: {old[section].get(key)} -> {value}"
+        for section in new
+        if section != "name"
+        for key, value in new[section].items()
+        if old.get(section, {}).get(key) != value
+    ]
     if changed or old["name"] != new["name"]:
         what = "; ".join(changed) or f"recipe: {old['name']} -> {new['name']}"
         raise TrainingError(
@@ -299,9 +338,11 @@ def claim(out: Path, run: Run) -> None:
 
 
 def portable(run: Run) -> dict[str, Any]:
-    """The run for a weights file's header: files by name alone, for where they lie is nobody else's business."""
-    files = {name: Path(getattr(run.train, name)).name for name in ("init", "squeezenet", "lpips_heads")}
-    return dataclasses.asdict(dataclasses.replace(run, train=dataclasses.replace(run.train, **files)))
+    """The run for a weights file's header: files by name alone, where they lie is nobody's business."""
+    public = dataclasses.asdict(run)
+    for name in ("init", "squeezenet", "lpips_heads"):
+        public["train"][name] = Path(public["train"][name]).name
+    return public
 
 
 def best_score(weights: Path) -> float:
@@ -311,21 +352,23 @@ def best_score(weights: Path) -> float:
 
 def main(name: str, data: Path, out: Path, settings: list[str], dry_run: bool = False,
          report: Callable[[str], None] = print) -> Path | None:  # fmt: skip
-    """`unistep train`: resolves the recipe, prints it, and trains. Returns the weights' file, None for a dry run."""
+    """`unistep train`: resolves the recipe, prints it, trains. Returns the weights, None for a dry run."""
     run = override(recipe(name), settings)
     report(run.to_json())
     if dry_run:
         photographs = Photographs(data, run.data.holdout)
         Pairs(photographs.train, run.data, run.train.seed)
         report(
-            f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; nothing was trained"
+            f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; "
+            "nothing was trained"
         )
         return None
     try:
         weights = fit(run, data, out, report)
     except OSError as error:
         raise TrainingError(
-            f"{out}: cannot be written ({error}): make room, and the same command goes on from the last checkpoint"
+            f"{out}: cannot be written ({error}): make room, and the same command goes on from the last "
+            "checkpoint"
         ) from error
     report(f"weights: {weights}")
     return weights

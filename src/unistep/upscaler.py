@@ -291,6 +291,8 @@ def _unpack_array(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, Pac
     rgb = np.broadcast_to(values[..., :1], (*shape[:2], 3)) if grey else values[..., :3]
 
     def pack(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+        if dtype == np.float32 and channels == 3:
+            return rgb  # a copy would be as large as the result
         out = np.empty((*rgb.shape[:2], channels), dtype)
         colour = (rgb @ LUMA)[..., None] if grey else rgb
         for part, values in ((out[..., : colour.shape[2]], colour), (out[..., -1:], alpha)):

@@ -6,7 +6,8 @@ residual r_0 = z_0 - z_y to the bicubic enlargement z_y, indexed by the noise-to
     w = r_0 + s eps,    D(w, y, s) ~ E[r_0 | w, y]
 
 Every process z_t = a z_0 + b z_y + s_t eps is a view of it (a "clock"):
-w = (z_t - (a + b) z_y) / a, s = s_t / a. The one-step slot is the limit s = inf, where w tells nothing and D answers from y alone.
+w = (z_t - (a + b) z_y) / a, s = s_t / a.
+The one-step slot is the limit s = inf, where w tells nothing and D answers from y alone.
 """
 
 import math
@@ -127,7 +128,7 @@ class Clock(nn.Module):
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         a, b, s = self.process.at(t)
-        # At a = 0 (flow's pure noise) s / a is the slot's infinity; w tells nothing there, but must be finite.
+        # At a = 0 (flow's pure noise) s / a is the slot's infinity; w tells nothing, but must be finite.
         w = (z_t - (a + b) * cond.y) / torch.where(a > 0, a, math.inf)
         return cond.y + self.denoiser.residual(w, cond.image, (s / a).flatten())
 
@@ -152,7 +153,7 @@ class CompactStudent(nn.Module):
 
 
 def fold_slot(denoiser: CompactDenoiser, info: dict[str, Any] | None = None) -> CompactStudent:
-    """The teacher's one-step slot as a student: time folded, 48 noise inputs removed, output scaled to r_0."""
+    """The teacher's one-step slot as a student: time folded, noise inputs removed, output scaled to r_0."""
     net = fold(denoiser.net, math.inf, slice(48, 51), SIGMA_DATA)
     return CompactStudent(net, info).eval().requires_grad_(False)
 

@@ -77,10 +77,16 @@ class Degradation:
 
 
 _LIGHT = Degradation(
-    resize_range=(0.3, 1.5), noise_range=(1.0, 15.0), poisson_scale_range=(0.05, 2.0), jpeg_range=(60.0, 95.0),
-    second_blur_prob=0.5, resize_range2=(0.6, 1.2), noise_range2=(1.0, 12.0), poisson_scale_range2=(0.05, 1.0),
+    resize_range=(0.3, 1.5),
+    noise_range=(1.0, 15.0),
+    poisson_scale_range=(0.05, 2.0),
+    jpeg_range=(60.0, 95.0),
+    second_blur_prob=0.5,
+    resize_range2=(0.6, 1.2),
+    noise_range2=(1.0, 12.0),
+    poisson_scale_range2=(0.05, 1.0),
     jpeg_range2=(60.0, 100.0),
-)  # fmt: skip
+)
 DEGRADATIONS: dict[str, Degradation] = {
     "realesrgan": Degradation(),  # OSEDiff's and Real-ESRGAN's values
     "light": _LIGHT,  # AdcSR's, S3Diff's and SeeSR's params_realesrgan
@@ -235,4 +241,6 @@ def poisson_noise(x: Tensor, generator: torch.Generator, *, gray: bool) -> Tenso
         weights = torch.tensor([0.2989, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
         levels = ((levels * weights).sum(dim=1, keepdim=True) * 255).round() / 255
     count = 2 ** math.ceil(math.log2(max(2, len(torch.unique(levels)))))
-    return torch.poisson((levels * count).cpu(), generator=generator).to(x) / count - levels
+    photons: Tensor = torch.poisson((levels * count).cpu(), generator=generator).to(x)
+    noise: Tensor = photons / count - levels
+    return noise

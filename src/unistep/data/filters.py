@@ -56,7 +56,7 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
 
 
 def filter2d(x: Tensor, kernel: Tensor) -> Tensor:
-    """Correlates image i with kernel i: x [B, C, H, W], kernel [B, k, k] or [k, k], k odd; borders reflect."""
+    """Correlates image i with kernel i: x [B, C, H, W], kernel [B, k, k] or [k, k]; borders reflect."""
     b, c, h, w = x.shape
     k = kernel.shape[-1]
     mode = "reflect" if k // 2 < min(h, w) else "replicate"

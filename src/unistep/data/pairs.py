@@ -56,8 +56,8 @@ class DataConfig:
 class Photographs:
     """The image files of a folder, split by photograph.
 
-    A photograph is one (repo, path) of `manifest.csv` if the folder has one, else one file. Raises DataError for
-    a folder without images.
+    A photograph is one (repo, path) of `manifest.csv` if the folder has one, else one file. Raises DataError
+    for a folder without images.
     """
 
     def __init__(self, folder: Path, holdout: float):
@@ -102,8 +102,11 @@ def image_files(folder: Path) -> list[Path]:
         raise DataError(
             f"{folder}: expected a folder of images, found {'a file' if folder.exists() else 'nothing'}"
         )
-    files = sorted(p for p in folder.rglob("*")
-                   if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file())  # fmt: skip
+    files = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
+    )
     if not files:
         raise DataError(f"{folder}: expected images ({', '.join(SUFFIXES)}), found none")
     return files
@@ -138,8 +141,10 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         if i not in self.cache:
             image = load_rgb(self.files[i])
             if min(image.shape[1:]) < self.config.patch:
-                raise DataError(f"{self.files[i]}: expected at least {self.config.patch} pixels on each side, "
-                                f"found {image.shape[2]}x{image.shape[1]}: remove it or lower data.patch")  # fmt: skip
+                raise DataError(
+                    f"{self.files[i]}: expected at least {self.config.patch} pixels on each side, "
+                    f"found {image.shape[2]}x{image.shape[1]}: remove it or lower data.patch"
+                )
             self.cache[i] = image
         return self.cache[i]
 
@@ -155,15 +160,17 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         x = torch.rot90(x, draw.integer(4), dims=(1, 2))
         x = x.flip(2) if draw.chance(0.5) else x
         name = self.names[draw.pick(self.shares)]
-        x_lq, x_hq = degrade(x[None].float() / 255, name, seed=self.seed + 1, indices=[index],
-                             usm=self.config.usm_sharpen)  # fmt: skip
+        x_lq, x_hq = degrade(
+            x[None].float() / 255, name, seed=self.seed + 1, indices=[index], usm=self.config.usm_sharpen
+        )
         return x_lq[0] * 2 - 1, x_hq[0] * 2 - 1
 
 
 def batches(pairs: Pairs, batch: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches of consecutive indices from `pairs.start` on; the same whatever the number of workers."""
-    loader = DataLoader(pairs, batch_size=batch, num_workers=workers, drop_last=True,
-                        prefetch_factor=4 if workers else None)  # fmt: skip
+    loader = DataLoader(
+        pairs, batch_size=batch, num_workers=workers, drop_last=True, prefetch_factor=4 if workers else None
+    )
     yield from loader
 
 
@@ -172,9 +179,10 @@ def write_pairs(
 ) -> int:
     """`unistep degrade`: writes out/hr/NAME.png and out/lr/NAME.png for each image; returns how many failed.
 
-    `source` is an image or a folder, whose folders are mirrored (without `out`, should it lie inside). The place in the sorted list is the image's index,
-    so the same command makes the same pairs. The ground truth is cropped to a multiple of the scale. An image that
-    fails is reported and skipped. Raises DataError for a source without images, ConfigError for an unknown preset.
+    `source` is an image or a folder, whose folders are mirrored (without `out`, should it lie inside). The
+    place in the sorted list is the image's index, so the same command makes the same pairs. The ground truth
+    is cropped to a multiple of the scale. An image that fails is reported and skipped. Raises DataError for a
+    source without images, ConfigError for an unknown preset.
     """
     params = named(preset)
     files, root = ([source], source.parent) if source.is_file() else (image_files(source), source)
@@ -192,8 +200,10 @@ def write_pairs(
             x = load_rgb(file)[None].float() / 255
             h, w = (side // params.scale * params.scale for side in x.shape[-2:])
             if not (h and w):
-                raise DataError(f"{file}: expected at least {params.scale} pixels on each side, "
-                                f"found {x.shape[3]}x{x.shape[2]}")  # fmt: skip
+                raise DataError(
+                    f"{file}: expected at least {params.scale} pixels on each side, "
+                    f"found {x.shape[3]}x{x.shape[2]}"
+                )
             x_lq, x_hq = degrade(x[..., :h, :w], params, seed=seed, indices=[index])
             for folder, image in (("hr", x_hq), ("lr", x_lq)):
                 target = out / folder / name

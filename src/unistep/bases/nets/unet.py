@@ -1,7 +1,8 @@
 """The compact network: one residual UNet of dense 3x3 convolutions at the low resolution.
 
 No normalisation and no attention: nothing depends on the whole image, so tiles are exact and a fixed time
-folds away. Shapes: B batch; h, w low-resolution pixels, multiples of 4; 48 = 3 x 4 x 4 pixel-unshuffled channels.
+folds away. Shapes: B batch; h, w low-resolution pixels, multiples of 4; 48 = 3 x 4 x 4 pixel-unshuffled
+channels.
 """
 
 import math
@@ -72,7 +73,7 @@ class TimeCode(nn.Module):
 
 
 class UNet(nn.Module):
-    """[B, in_channels, h, w] -> [B, 48, h, w]; three levels of `blocks` residual blocks, `widths` channels."""
+    """[B, in_channels, h, w] -> [B, 48, h, w]; three levels of `blocks` blocks, `widths` channels."""
 
     def __init__(
         self,
@@ -129,7 +130,7 @@ class UNet(nn.Module):
 
 
 def fold(net: UNet, s: float, keep_inputs: slice, gain: float) -> UNet:
-    """`net` at one time s, reading only `keep_inputs` of its input channels (the others are 0), times `gain`."""
+    """`net` at one time s, reading only `keep_inputs` of its input channels (the rest is 0), times `gain`."""
     widths, blocks = (
         [len(net.inp.weight), len(net.down0.weight), len(net.down1.weight)],
         [len(net.enc0), len(net.enc1), len(net.mid)],
