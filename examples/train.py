@@ -20,8 +20,10 @@ photographs.mkdir(parents=True, exist_ok=True)
 for name in ("astronaut", "chelsea", "coffee", "rocket"):
     Image.fromarray(getattr(data, name)()).save(photographs / f"{name}.png")
 
-settings = ["base.widths=[16,24,32]", "base.blocks=[1,1,1]", "data.patch=64", "data.holdout=0.3", "train.batch=4",
-            "train.steps=100", "train.validate_every=50", "train.save_every=50", "data.workers=0"]  # fmt: skip
+settings = [
+    "base.widths=[16,24,32]", "base.blocks=[1,1,1]", "data.patch=64", "data.holdout=0.3", "data.workers=0",
+    "train.batch=4", "train.steps=100", "train.validate_every=50", "train.save_every=50",
+]  # fmt: skip
 weights = main("compact-teacher", photographs, out / "run", settings)
 large = Upscaler.from_pretrained(weights)(Image.open(photographs / "chelsea.png"), scale=4)
 large.save(out / "chelsea_x4.png")

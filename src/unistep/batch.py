@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from unistep.atomic import remove_leftovers
-from unistep.encoders import FORMATS, Format
 from unistep.errors import ConfigError, ImageError, UnistepError
 from unistep.image import Metadata, Picture, probe, read_image, shown, write_image
+from unistep.image.encoders import FORMATS, Format
 from unistep.resize import target_size
 
 Status = Literal["todo", "done", "skipped", "failed"]

@@ -250,7 +250,7 @@ def fit(run: Run, data: Path, out: Path, report: Callable[[str], None]) -> Path:
                     best = scores["score"]
                     made = [
                         *header["history"],
-                        {"recipe": run.name, "steps": step, "samples": step * run.train.batch},
+                        {"run": header["run"], "steps": step, "samples": step * run.train.batch},
                     ]
                     totals = {key: sum(part[key] for part in made) for key in ("steps", "samples")}
                     checkpoint.save_weights(

@@ -23,8 +23,8 @@ from unistep.checkpoint import load_student
 from unistep.colour import Moments, wavelet_bands
 from unistep.errors import ConfigError, ImageError, MemoryLimit
 from unistep.image import Picture
-from unistep.pixels import bleed, quantise
-from unistep.resize import _gather, _taps, resize, target_size
+from unistep.image.pixels import bleed, quantise
+from unistep.resize import gather, resize, taps, target_size
 
 Pack = Callable[[np.ndarray, np.ndarray | None], Any]
 Kind = TypeVar("Kind", Image.Image, np.ndarray, Picture)
@@ -234,7 +234,7 @@ def _chunks(image: np.ndarray | None) -> Iterator[np.ndarray]:
 
 def _resampled(bands: Iterable[np.ndarray], rows: int, width: int, height: int) -> Iterator[np.ndarray]:
     """`resize` to width x height of a picture, `rows` high, that comes in bands and leaves in other ones."""
-    indices, weights = _taps(rows, height)
+    indices, weights = taps(rows, height)
     first, last = indices.min(1), indices.max(1)
     held, top, done = np.empty((0, width, 3), np.float32), 0, 0  # `held` begins at the incoming row `top`
     for band in bands:
@@ -243,7 +243,7 @@ def _resampled(bands: Iterable[np.ndarray], rows: int, width: int, height: int) 
         ready = int(np.searchsorted(last, top + len(held)))
         for at in range(done, ready, CHUNK):
             part = slice(at, min(at + CHUNK, ready))
-            yield _gather(held, indices[part] - top, weights[part], axis=0)
+            yield gather(held, indices[part] - top, weights[part], axis=0)
         done = ready
         keep = int(first[done]) if done < height else top + len(held)
         held, top = held[keep - top :].copy(), keep

@@ -212,5 +212,5 @@ def write_pairs(
         except (UnistepError, OSError) as error:
             failed += 1
             report(str(error))
-    report(f"{len(files) - failed} pairs in {out}" + (f", {failed} images failed" if failed else ""))
+    report(f"{len(files) - failed} pairs in {out}" + (f", {failed} failed" if failed else ""))
     return failed

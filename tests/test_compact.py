@@ -1,0 +1,188 @@
+"""The compact base: codec, enlargement, folding, clocks, cost, and how far it sees."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from unistep.bases import BASES, CompactConfig, CompactDenoiser
+from unistep.bases.compact import Enlarge, decode, encode, fold_slot, pad_to_multiple
+from unistep.errors import ConfigError
+from unistep.process import Process, ddpm, flow, resshift
+
+
+def trained(widths: tuple[int, ...] = (8, 12, 16), blocks: tuple[int, ...] = (2, 2, 3)) -> CompactDenoiser:
+    """A denoiser whose every weight matters, as after training (fresh ones hardly answer)."""
+    denoiser = CompactDenoiser(CompactConfig(widths, blocks))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, p in denoiser.named_parameters():
+            gain = 0.5 / math.sqrt(p[0].numel()) if p.dim() > 1 else 0.1
+            p.copy_(torch.randn(p.shape, generator=generator) * gain * (3 if "film" in name else 1))
+            if name.endswith(".g"):
+                p.add_(0.5)
+    return denoiser.eval()
+
+
+DENOISER = trained()
+STUDENT = fold_slot(DENOISER)
+
+
+def images(*shape: int, seed: int = 0) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def test_codec_is_lossless():
+    x = images(2, 3, 12, 20)
+    assert encode(x).shape == (2, 48, 3, 5)
+    assert torch.equal(decode(encode(x)), x)
+
+
+@pytest.mark.parametrize("h,w", [(1, 1), (1, 7), (2, 3), (16, 12), (37, 5)])
+def test_enlarge_is_bicubic(h, w):
+    x = images(2, 3, h, w)
+    torch.testing.assert_close(
+        decode(Enlarge()(x)), F.interpolate(x, scale_factor=4, mode="bicubic"), atol=2e-6, rtol=0
+    )
+
+
+@torch.no_grad()
+def test_folded_is_the_slot():
+    x = images(2, 3, 24, 32)
+    unfolded = decode(DENOISER.slot(DENOISER.cond(x)))
+    assert (unfolded - decode(DENOISER.cond(x).y)).abs().mean() > 0.01  # the network does something here
+    torch.testing.assert_close(STUDENT(x), unfolded, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_the_slot_ignores_noise_and_is_the_limit_of_large_s():
+    cond = DENOISER.cond(images(1, 3, 8, 8))
+    eps = torch.randn(cond.y.shape, generator=torch.Generator().manual_seed(1))
+    slot = DENOISER.slot(cond) - cond.y
+    gaps = []
+    for s in (10.0, 100.0, 1000.0, 1e6):
+        r = DENOISER.residual(s * eps, cond.image, torch.tensor([s]))
+        gaps.append((r - slot).abs().max().item())
+    assert gaps == sorted(gaps, reverse=True) and gaps[0] > 1e-3 > 1e-5 > gaps[-1]
+    at_infinity = DENOISER.residual(7 * eps, cond.image, torch.tensor([math.inf]))
+    torch.testing.assert_close(at_infinity, slot, atol=1e-6, rtol=0)
+
+
+def process_at(a: float, b: float, s: float) -> Process:
+    """A process of one step."""
+    return Process(*(torch.tensor([value], dtype=torch.float64) for value in (a, b, s)), "z0")
+
+
+@torch.no_grad()
+@given(st.floats(0.02, 0.98), st.floats(0.1, 3.0))
+def test_clocks_are_views_of_one_network(signal, ratio):
+    """Processes at the same noise-to-signal ratio, from the same r_0 and eps, are answered alike."""
+    cond = DENOISER.cond(images(1, 3, 8, 8))
+    generator = torch.Generator().manual_seed(1)
+    r0, eps = (
+        0.15 * torch.randn(cond.y.shape, generator=generator),
+        torch.randn(cond.y.shape, generator=generator),
+    )
+    z0, t = cond.y + r0, torch.tensor([0])
+    direct = cond.y + DENOISER.residual(r0 + ratio * eps, cond.image, torch.tensor([ratio]))
+    views = {
+        "ResShift": (signal, 1 - signal, ratio * signal),
+        "flow": (1 / (1 + ratio), 0, ratio / (1 + ratio)),
+        "DDPM": ((1 + ratio**2) ** -0.5, 0, ratio * (1 + ratio**2) ** -0.5),
+    }
+    for name, coefficients in views.items():
+        process = process_at(*coefficients)
+        answer = DENOISER.clock(process)(process.perturb(z0, eps, t, cond.y), t, cond)
+        torch.testing.assert_close(
+            answer, direct, atol=2e-4, rtol=1e-3, msg=lambda text, n=name: f"{n}: {text}"
+        )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("process", [resshift(kappa=0.5, min_noise_level=0.0125), flow(50), ddpm(50)])
+def test_clocks_run_over_whole_tables(process):
+    cond = DENOISER.cond(images(1, 3, 8, 8))
+    eps = torch.randn(cond.y.shape, generator=torch.Generator().manual_seed(1))
+    clock = DENOISER.clock(process)
+    for i in range(len(process)):
+        t = torch.tensor([i])
+        z0 = clock(process.perturb(cond.y, eps, t, cond.y), t, cond)
+        assert torch.isfinite(z0).all() and z0.shape == cond.y.shape
+    if process.predicts == "flow":  # pure noise: nothing but the slot is left
+        torch.testing.assert_close(z0, DENOISER.slot(cond))
+
+
+def test_pure_noise_gives_finite_gradients():
+    cond = DENOISER.cond(images(1, 3, 8, 8))
+    z_t = torch.randn(cond.y.shape, generator=torch.Generator().manual_seed(1)).requires_grad_()
+    DENOISER.clock(flow(10))(z_t, torch.tensor([9]), cond).sum().backward()
+    assert z_t.grad is not None and not z_t.grad.any()
+
+
+def test_cost_of_the_default():
+    denoiser = CompactDenoiser()
+    student = fold_slot(denoiser)
+    assert sum(p.numel() for p in denoiser.parameters()) <= 3e6
+    assert sum(p.numel() for p in student.parameters()) < sum(p.numel() for p in denoiser.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), torch.device("meta"):
+        student.to("meta")(torch.empty(1, 3, 128, 128))
+    assert 5e9 < counter.get_total_flops() / 2 <= 10e9  # multiply-adds
+
+
+def test_the_student_is_only_convolutions():
+    names = {type(module).__name__ for module in STUDENT.modules()}
+    assert names == {"CompactStudent", "UNet", "Identity", "Conv2d", "ModuleList", "FoldedRes", "Enlarge"}
+    assert not any(p.requires_grad for p in STUDENT.parameters()) and not STUDENT.training
+
+
+@torch.no_grad()
+@given(st.integers(1, 19), st.integers(1, 19))
+def test_any_size(h, w):
+    x = images(1, 3, h, w)
+    out = STUDENT(x)
+    assert out.shape == (1, 3, 4 * h, 4 * w) and torch.isfinite(out).all()
+
+
+@torch.no_grad()
+@settings(max_examples=10)
+@given(st.integers(5, 23), st.integers(5, 23))
+def test_odd_sizes_are_padded_by_reflection(h, w):
+    """An odd image is the corner of the one that continues it by reflection."""
+    x = images(1, 3, h, w)
+    larger = F.pad(x, (0, -w % 4, 0, -h % 4), mode="reflect")
+    assert torch.equal(STUDENT(x), STUDENT(larger)[..., : 4 * h, : 4 * w])
+    assert torch.equal(pad_to_multiple(x, 4), larger)
+
+
+@torch.no_grad()
+def test_it_sees_at_most_56_pixels():
+    """Exact: beyond the overlap nothing changes, so tiles with that overlap equal the whole image."""
+    reach, side = 56, 128
+    x = images(1, 3, 8, side).double()
+    student = fold_slot(trained(widths=(4, 4, 4))).double()
+    whole = student(x)
+    changed = x.clone()
+    changed[..., 0] += 1  # one column at the border
+    far = (student(changed) - whole).abs().amax(dim=(0, 1, 2)).view(side, 4).amax(dim=1)
+    assert far[0] > 0.1 and not far[reach:].any()
+    assert far[40:reach].any()  # and it does see most of that far
+    left, right = student(x[..., : 64 + reach]), student(x[..., 64 - reach :])
+    tiled = torch.cat([left[..., : 4 * 64], right[..., 4 * reach :]], dim=-1)
+    torch.testing.assert_close(tiled, whole, atol=1e-12, rtol=0)
+
+
+def test_shapes_are_checked():
+    for config in (
+        {"widths": (8, 8)},
+        {"widths": (8, 0, 8)},
+        {"widths": (10**6, 8, 8)},
+        {"blocks": (1, 1, 10**9)},
+    ):
+        with pytest.raises(ConfigError, match=r"expected base\.(widths|blocks) to be three numbers"):
+            CompactConfig(**config)
+    assert {"compact": (CompactDenoiser, CompactConfig)} == BASES

@@ -1,0 +1,147 @@
+"""Overrides of every type, and a Run that survives its own JSON."""
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unistep.config import Run, TrainConfig, from_json, keys, override
+from unistep.errors import ConfigError
+from unistep.recipes import RECIPES, recipe
+
+RUN = Run("test")
+
+
+@pytest.mark.parametrize(
+    "assignment,section,key,value",
+    [
+        ("train.steps=7", "train", "steps", 7),
+        ("train.lr=3e-4", "train", "lr", 3e-4),
+        ("train.lr=1", "train", "lr", 1.0),
+        ("train.init=a=b.safetensors", "train", "init", "a=b.safetensors"),
+        (" train.save-every = 9 ", "train", "save_every", 9),
+        ("data.usm_sharpen=true", "data", "usm_sharpen", True),
+        ("data.usm_sharpen=0", "data", "usm_sharpen", False),
+        ("train.betas=[0.5, 0.75]", "train", "betas", (0.5, 0.75)),
+        ("base.widths=[8,16,24]", "base", "widths", (8, 16, 24)),
+        ('data.degradations={"light": 1}', "data", "degradations", {"light": 1.0}),
+        ("method.slot_share=0.25", "method", "slot_share", 0.25),
+    ],
+)
+def test_overrides(assignment, section, key, value):
+    run = override(RUN, [assignment])
+    found = getattr(getattr(run, section), key)
+    assert found == value and type(found) is type(value)
+    changed = dataclasses.replace(getattr(RUN, section), **{key: value})
+    assert run == dataclasses.replace(RUN, **{section: changed})  # and nothing else
+
+
+def test_the_last_override_holds():
+    assert override(RUN, ["train.steps=1", "train.steps=2"]).train.steps == 2
+    assert override(RUN, []) == RUN
+
+
+@pytest.mark.parametrize(
+    "assignment,message",
+    [
+        ("train.stesp=3", "unknown setting “train.stesp”; did you mean train.steps?"),
+        ("steps=3", "did you mean train.steps?"),
+        ("lr=3", "did you mean train.lr?"),
+        ("data.batch=3", "did you mean train.batch?"),
+        ("zzzzzzzzzzzzzzzzzzzz=3", "expected one of base.widths"),
+        ("name=x", "unknown setting “name”"),
+        ("train=3", "unknown setting “train”"),
+        ("train.steps", "expected --set section.key=value, found “train.steps”"),
+        ("train.steps=many", "expected train.steps to be int, found “many”"),
+        ("train.steps=1.5", "expected train.steps to be int"),
+        ("train.lr=fast", "expected train.lr to be float"),
+        ("train.lr=nan", "expected train.lr to be float"),
+        ("train.lr=inf", "expected train.lr to be float"),
+        ("data.usm_sharpen=maybe", "expected data.usm_sharpen to be bool"),
+        ("train.betas=0.5", r"expected train.betas to be tuple\[float, float\]"),
+        ("train.betas=[0.5]", "expected train.betas to be"),
+        ("train.betas=[0.5, null]", "expected train.betas to be"),
+        ("base.widths=[8.5, 8, 8]", "expected base.widths to be"),
+        ("base.widths=[true, 8, 8]", "expected base.widths to be"),
+        ("base.widths=[8", "expected base.widths to be"),
+        ("base.widths=[8, 8]", "three numbers"),
+        ("data.degradations=[1]", r"expected data.degradations to be dict\[str, float\]"),
+        ('data.degradations={"light": "all"}', "expected data.degradations to be"),
+        ('data.degradations={"lite": 1}', "found “lite”"),
+        ("data.patch=100", "multiple of 16"),
+        ("method.slot_share=1.5", "from 0 to 1"),
+        ("method.s_min=9", "s_min <= method.s_max"),
+        ("train.steps=0", "expected train.steps to be 1 or more, found 0"),
+        ("train.batch=0", "train.batch"),
+        ("train.save_every=0", "train.save_every"),
+        ("train.validate_every=-1", "train.validate_every"),
+        ("train.lr=0", "train.lr to be more than 0"),
+        ("train.clip=-1", "train.clip"),
+        ("train.ema=1", "train.ema"),
+        ("train.betas=[0.9, 1.0]", "train.betas"),
+        ("train.precision=fp8", "expected train.precision to be auto, fp32, bf16, found “fp8”"),
+        ("train.seed=-1", "train.seed"),
+    ],
+)
+def test_mistakes_are_one_clear_sentence(assignment, message):
+    with pytest.raises(ConfigError, match=message) as caught:
+        override(RUN, [assignment])
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_are_all_settings():
+    names = keys(RUN)
+    assert len(names) == len(set(names)) and {
+        "base.widths",
+        "method.slot_share",
+        "data.patch",
+        "train.lr",
+    } <= set(names)
+    for name in names:
+        value = getattr(getattr(RUN, name.split(".")[0]), name.split(".")[1])
+        text = value if isinstance(value, str) else json.dumps(value)
+        assert override(RUN, [f"{name}={text}"]) == RUN
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_survive_json(name):
+    run = recipe(name)
+    assert run.name == name
+    back = from_json(json.loads(run.to_json()), Run)
+    assert back == run
+    assert type(back.base.widths) is tuple and type(back.train.betas) is tuple
+
+
+@given(
+    steps=st.integers(1, 2**40), lr=st.floats(1e-9, 1e3), init=st.text(), sharpen=st.booleans(),
+    share=st.dictionaries(st.sampled_from(["light", "bicubic"]), st.floats(0.1, 1), min_size=1),
+)  # fmt: skip
+def test_any_run_survives_json(steps, lr, init, sharpen, share):
+    run = dataclasses.replace(
+        RUN,
+        train=TrainConfig(steps=steps, lr=lr, init=init),
+        data=dataclasses.replace(RUN.data, usm_sharpen=sharpen, degradations=share),
+    )
+    assert from_json(json.loads(run.to_json()), Run) == run
+
+
+@pytest.mark.parametrize(
+    "value", [[], 3, {"name": 3}, {"name": "a", "base": []}, {"name": "a", "train": {"lr": float("nan")}}]
+)
+def test_foreign_json_is_refused(value):
+    with pytest.raises(ValueError, match="expected"):
+        from_json(value, Run)
+
+
+def test_unknown_settings_in_json_are_named():
+    with pytest.raises(ConfigError, match="unknown settings in TrainConfig: speed"):
+        from_json({"name": "a", "train": {"speed": 1}}, Run)
+
+
+def test_unknown_recipes():
+    with pytest.raises(ConfigError, match=r"unknown recipe “compact-techer”; did you mean compact-teacher\?"):
+        recipe("compact-techer")
+    with pytest.raises(ConfigError, match="expected one of compact-teacher, compact-teacher-finish"):
+        recipe("nonsense")
