@@ -2,8 +2,8 @@
 
     python benchmarks/scales.py HR_FOLDER [--model MODEL]
 
-Each clean image is reduced by the factor (area) and enlarged again: by bicubic, by the x4 result resampled to the
-size, and beyond 4 by running the model twice. Mean PSNR-Y and SWD (lower is better).
+Each clean image is reduced by the factor (area) and enlarged again: by bicubic, by the x4 result resampled to
+the size, and beyond 4 by running the model twice. Mean PSNR-Y and SWD (lower is better).
 Then the tile overlap: the largest difference to the untiled result, in 8-bit levels.
 """
 

@@ -2,8 +2,8 @@
 
     python examples/demo.py OUT
 
-Writes full-size results (x4, PNG) and sheet.png: at 1:1, what the model saw, bicubic, ours and, where known, the
-truth.
+Writes full-size results (x4, PNG) and sheet.png: at 1:1, what the model saw, bicubic, ours and, where known,
+the truth.
 """
 
 import sys
