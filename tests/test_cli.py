@@ -458,7 +458,7 @@ def test_degrade_and_train_hand_over(tmp_path: Path, run: Run, monkeypatch: pyte
     pairs = types.ModuleType("unistep.data.pairs")
     pairs.__dict__["write_pairs"] = lambda *a, report, **k: calls.append((a, k)) or k["seed"]
     trainer = types.ModuleType("unistep.train")
-    trainer.__dict__["main"] = lambda *a, **k: calls.append((a, k))
+    trainer.__dict__["main"] = lambda *a, report, tick, **k: calls.append((a, k))
     monkeypatch.setitem(sys.modules, "unistep.data.pairs", pairs)
     monkeypatch.setitem(sys.modules, "unistep.train", trainer)
     assert run("degrade", "in", "out", "--preset", "light", "--seed", "3")[0] == 1, "three files failed"

@@ -28,7 +28,7 @@ from unistep.config import Run, override
 from unistep.data.pairs import Photographs
 from unistep.denoiser import Batch, Terms
 from unistep.errors import ConfigError, DataError, TrainingError
-from unistep.methods.teacher import Teacher, TeacherConfig, edge_loss, sample_s
+from unistep.methods.teacher import Teacher, TeacherConfig, edge_loss, grid_loss, sample_s
 from unistep.progress import Log, Validation, progress_line, save_sheet
 from unistep.recipes import recipe
 from unistep.train import STATE, WEIGHTS, Residual, fit, learning_rate, main, players, precision, train
@@ -446,10 +446,11 @@ def blurred(x: Tensor, target: Tensor) -> Tensor:
 def test_every_term_moves_the_student():
     denoiser, one = batch()
     teacher = Teacher(
-        TeacherConfig(weight_edge=0.5, weight_lpips=0.5), Residual(denoiser), SIGMA_DATA, decode, blurred
-    )
+        TeacherConfig(weight_edge=0.5, weight_lpips=0.5, weight_grid=2.0),
+        Residual(denoiser), SIGMA_DATA, decode, blurred,
+    )  # fmt: skip
     terms, z_hat = teacher.generator_loss(one)
-    assert set(terms) == {"denoise", "slot", "edge", "lpips"} and z_hat.shape == (7, 48, 4, 4)
+    assert set(terms) == {"denoise", "slot", "edge", "lpips", "grid"} and z_hat.shape == (7, 48, 4, 4)
     parameters = dict(teacher.student.named_parameters())
     for name, term in terms.items():
         gradients = torch.autograd.grad(term, list(parameters.values()), retain_graph=True, allow_unused=True)
@@ -460,7 +461,9 @@ def test_every_term_moves_the_student():
 
 def test_terms_are_the_equations():
     denoiser, one = batch()
-    config = TeacherConfig(weight_denoise=2.0, weight_slot=3.0, weight_edge=0.5, weight_lpips=0.25)
+    config = TeacherConfig(
+        weight_denoise=2.0, weight_slot=3.0, weight_edge=0.5, weight_lpips=0.25, weight_grid=1.5
+    )
     teacher = Teacher(config, Residual(denoiser), SIGMA_DATA, decode, blurred)
     torch.manual_seed(5)
     with torch.no_grad():
@@ -483,6 +486,9 @@ def test_terms_are_the_equations():
         0.5 * edge_loss(decode(slot), one.x_hq[n:]).item() / SIGMA_DATA, rel=1e-5
     )
     assert terms["lpips"].item() == pytest.approx(0.25 * blurred(decode(slot), one.x_hq[n:]).item(), rel=1e-5)
+    assert terms["grid"].item() == pytest.approx(
+        1.5 * grid_loss(decode(slot), one.x_hq[n:]).item() / SIGMA_DATA, rel=1e-5
+    )
 
 
 def test_edge_loss():
@@ -490,6 +496,18 @@ def test_edge_loss():
     x[..., 2:] = 1  # one vertical edge: 1 of 3 differences at distance 1, 2 of 2 at distance 2
     assert edge_loss(x, target).item() == pytest.approx((0 + 0 + 1 / 3 + 1) / 4)
     assert edge_loss(x + 0.5, x) == 0  # brightness is not an edge
+
+
+def test_grid_loss_sees_what_repeats_in_every_cell():
+    pattern = torch.zeros(1, 3, 64, 64)
+    pattern[..., ::4, ::4] = 1  # 1 of 16 positions: deviations 15/16 once, 1/16 fifteen times
+    flat = torch.full_like(pattern, 0.3)
+    assert grid_loss(pattern, torch.zeros_like(pattern)).item() == pytest.approx(2 * 15 / 16**2)
+    assert grid_loss(flat, torch.zeros_like(flat)).item() == pytest.approx(0, abs=1e-7)
+    torch.manual_seed(0)
+    noise = torch.randn(1, 3, 64, 64)  # as strong as the pattern is, but locked to nothing
+    noise *= (pattern - pattern.mean()).std() / noise.std()
+    assert grid_loss(noise, torch.zeros_like(noise)) < 0.25 * grid_loss(pattern, torch.zeros_like(pattern))
 
 
 @pytest.mark.parametrize("share,names", [(0.0, {"denoise"}), (1.0, {"slot"})])

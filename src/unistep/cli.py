@@ -283,9 +283,11 @@ def train(
     dry_run: Annotated[bool, _option("Only show the resolved run.", "--dry-run")] = False,
 ) -> int:
     """Train a model; the same command again goes on where it stopped."""
+    from unistep.commands.report import Live
     from unistep.train import main
 
-    main(recipe, data, out, set or [], dry_run=dry_run)
+    live = Live()
+    main(recipe, data, out, set or [], dry_run=dry_run, report=live.report, tick=live.tick)
     return DONE
 
 

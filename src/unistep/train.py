@@ -179,7 +179,12 @@ def load_state(path: Path, table: Mapping[str, Player]) -> int:
     return int(header["step"])
 
 
-def fit(run: Run, data: Path, out: Path, report: Callable[[str], None]) -> Path:
+Report = Callable[[str], None]
+Tick = Callable[[float, str], None]
+"""Called now and then with the share that is done and a line that says more."""
+
+
+def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = None) -> Path:
     """Trains `run` on the photographs of `data` into `out`, resuming what is there. Returns the best weights.
 
     Writes run.json, losses.csv, tensorboard/, sheets/, state.safetensors and weights.safetensors (the moving
@@ -241,7 +246,8 @@ def fit(run: Run, data: Path, out: Path, report: Callable[[str], None]) -> Path:
             last = step == run.train.steps
             if step % 20 == 0 or last:
                 rate = (time.monotonic() - started) / (step - start)
-                report(progress_line(step, run.train.steps, rate, losses))
+                line = progress_line(step, run.train.steps, rate, losses)
+                tick(step / run.train.steps, line) if tick else report(line)
             if step % run.train.validate_every == 0 or last:
                 scores = validate(step, averaged(denoiser, table["student"]))
                 log.losses(step, {f"held_out/{name}": value for name, value in scores.items()})
@@ -351,7 +357,7 @@ def best_score(weights: Path) -> float:
 
 
 def main(name: str, data: Path, out: Path, settings: list[str], dry_run: bool = False,
-         report: Callable[[str], None] = print) -> Path | None:  # fmt: skip
+         report: Report = print, tick: Tick | None = None) -> Path | None:  # fmt: skip
     """`unistep train`: resolves the recipe, prints it, trains. Returns the weights, None for a dry run."""
     run = override(recipe(name), settings)
     report(run.to_json())
@@ -364,7 +370,7 @@ def main(name: str, data: Path, out: Path, settings: list[str], dry_run: bool = 
         )
         return None
     try:
-        weights = fit(run, data, out, report)
+        weights = fit(run, data, out, report, tick)
     except OSError as error:
         raise TrainingError(
             f"{out}: cannot be written ({error}): make room, and the same command goes on from the last "

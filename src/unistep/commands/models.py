@@ -93,5 +93,9 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             yield from _flat(inner, f"{prefix}{key}.")
+        elif key == "history":  # the parts of a training in stages; each holds its whole run
+            for number, part in enumerate(inner, start=1):
+                recipe = part.get("run", {}).get("name", "?")
+                yield f"{key}.{number}", f"{recipe}, {part.get('steps')} steps, {part.get('samples')} samples"
         else:
             yield f"{prefix}{key}", clean(f"{inner:.4g}" if isinstance(inner, float) else inner)

@@ -133,11 +133,37 @@ class Report:
         part = (sum(self.pixels[:done]) + fraction * self.pixels[done]) / self.work
         spent = time.perf_counter() - self.began
         left = f"ETA {duration(spent / part - spent)}" if part > 0 else "ETA ..."
-        filled = round(part * BAR)
-        text = f"[{'#' * filled}{'-' * (BAR - filled)}] {part:4.0%}  {done}/{self.count}  {left}"
-        columns = shutil.get_terminal_size().columns
-        print(f"\r{text[: columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
+        draw(part, f"{part:4.0%}  {done}/{self.count}  {left}")
 
     def _erase(self) -> None:
         if self.bar:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            erase()
+
+
+class Live:
+    """A training run: on a terminal one line that is drawn anew and lines that stay; elsewhere all lines stay."""
+
+    def __init__(self) -> None:
+        self.bar = sys.stderr.isatty()
+
+    def tick(self, part: float, line: str) -> None:
+        if self.bar:
+            draw(part, line)
+        else:
+            self.report(line)
+
+    def report(self, line: str) -> None:
+        if self.bar:
+            erase()
+        print(line, flush=True)
+
+
+def draw(part: float, text: str) -> None:
+    """A bar with `part` (0..1) of it filled and a text, over what stands on the line."""
+    filled = round(part * BAR)
+    line = f"[{'#' * filled}{'-' * (BAR - filled)}] {text}"
+    print(f"\r{line[: shutil.get_terminal_size().columns - 1]}\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def erase() -> None:
+    print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -6,6 +6,7 @@ Players: student = the compact denoiser D(w, y, s) (design of the network: bases
     slot      | D(0, y, inf) - r_0 | / sigma_data        the answer from y alone, in one step
     edge      the slot's error in its image gradients: edges come early, grain does not pay
     lpips     a perceptual distance of the slot's image, if a feature network is given
+    grid      the slot's error folded at a period of 4 pixels: a pattern locked to the low-resolution pixels
 """
 
 import math
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..denoiser import Batch, Terms
@@ -33,6 +35,7 @@ class TeacherConfig:
     weight_slot: float = 1.0
     weight_edge: float = 0.0
     weight_lpips: float = 0.0
+    weight_grid: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.slot_share <= 1:
@@ -78,6 +81,8 @@ class Teacher:
                 terms["edge"] = c.weight_edge * edge_loss(x_hat, x_hq) / sd
             if c.weight_lpips and self.perceptual is not None:
                 terms["lpips"] = c.weight_lpips * self.perceptual(x_hat, x_hq)
+            if c.weight_grid:
+                terms["grid"] = c.weight_grid * grid_loss(x_hat, x_hq) / sd
         return terms, z_hat
 
     def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
@@ -96,3 +101,16 @@ def edge_loss(x: Tensor, target: Tensor) -> Tensor:
     distances = [error[..., d:, :] - error[..., :-d, :] for d in (1, 2)]
     distances += [error[..., d:] - error[..., :-d] for d in (1, 2)]
     return torch.stack([d.abs().mean() for d in distances]).mean()
+
+
+def grid_loss(x: Tensor, target: Tensor, period: int = 4, window: int = 8) -> Tensor:
+    """Mean absolute error of the period x period sub-pixel positions, each averaged over windows of cells.
+
+    Errors of content average out over a window; a pattern that repeats in every cell does not.
+    """
+    b, c, h, w = x.shape
+    cells = F.pixel_unshuffle(x - target, period).reshape(b, c * period**2, h // period, w // period)
+    size = min(window, h // period, w // period)
+    folded = F.avg_pool2d(cells, size, stride=max(1, size // 2))
+    folded = folded.reshape(b, c, period**2, *folded.shape[-2:])
+    return (folded - folded.mean(dim=2, keepdim=True)).abs().mean()
