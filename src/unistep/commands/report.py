@@ -141,7 +141,7 @@ class Report:
 
 
 class Live:
-    """A training run: on a terminal one line that is drawn anew and lines that stay; elsewhere all lines stay."""
+    """A training run: on a terminal a line that is drawn anew, and lines that stay; elsewhere all stay."""
 
     def __init__(self) -> None:
         self.bar = sys.stderr.isatty()
