@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unistep.data.degrade import degrade
+from unistep.data.degrade import DEGRADATIONS, degrade
 from unistep.data.pairs import DataConfig, Pairs, Photographs, batches, load_rgb, write_pairs
 from unistep.errors import ConfigError, DataError, ImageError
 
@@ -132,10 +132,10 @@ def test_pairs_hold_what_was_cropped(tmp_path):
         x_lq, x_hq = pairs[i]
         assert x_lq.shape == (3, 8, 8) and x_hq.shape == (3, 32, 32) and x_lq.abs().max() <= 1
         seen |= {k for k, turn in enumerate(turns) if torch.allclose(turn, x_hq, atol=1e-6)}
-        for name in ("realesrgan", "light", "bicubic"):
+        for name in DEGRADATIONS:
             lq, _ = degrade((x_hq[None] + 1) / 2, name, seed=1, indices=[i])
             presets |= {name} if torch.allclose(lq[0] * 2 - 1, x_lq, atol=1e-2) else set()
-    assert seen == set(range(8)) and presets == {"realesrgan", "light", "bicubic"}
+    assert seen == set(range(8)) and presets == set(DEGRADATIONS)
 
 
 def test_crops_reach_every_corner(tmp_path):

@@ -254,8 +254,8 @@ def degrade(
     /,
     *,
     preset: Annotated[
-        Literal["realesrgan", "light", "bicubic"],
-        _option("realesrgan (default), light or bicubic.", "--preset"),
+        Literal["realesrgan", "light", "bicubic", "mild"],
+        _option("realesrgan (default), light, bicubic or mild.", "--preset"),
     ] = "realesrgan",
     seed: Annotated[int, _option("The same seed gives the same pairs. Default: 0.", "--seed")] = 0,
 ) -> int:

@@ -14,7 +14,7 @@ def compact_teacher() -> Run:
     """The embedded model: denoiser and one-step slot, 128-pixel crops, trainable on two CPU cores."""
     return Run(
         name="compact-teacher",
-        method=TeacherConfig(weight_edge=0.5),
+        method=TeacherConfig(slot_share=0.8, weight_edge=0.5),
         data=DataConfig(patch=128),
         train=TrainConfig(steps=20_000, batch=16, lr=1e-3),
     )

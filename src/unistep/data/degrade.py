@@ -91,6 +91,24 @@ DEGRADATIONS: dict[str, Degradation] = {
     "realesrgan": Degradation(),  # OSEDiff's and Real-ESRGAN's values
     "light": _LIGHT,  # AdcSR's, S3Diff's and SeeSR's params_realesrgan
     "bicubic": replace(_LIGHT, second_order=False),
+    # Ours: blurred and compressed, but hardly noisy. In the others noise always comes with blur, and a network that
+    # saw only them answers every blur with more smoothing.
+    "mild": replace(
+        _LIGHT,
+        blur_sigma=(0.2, 2.0),
+        sinc_prob=0.05,
+        resize_range=(0.5, 1.2),
+        noise_range=(0.0, 6.0),
+        poisson_scale_range=(0.0, 0.5),
+        jpeg_range=(80.0, 98.0),
+        second_blur_prob=0.3,
+        blur_sigma2=(0.2, 1.0),
+        resize_range2=(0.7, 1.2),
+        noise_range2=(0.0, 4.0),
+        poisson_scale_range2=(0.0, 0.3),
+        jpeg_range2=(75.0, 100.0),
+        final_sinc_prob=0.4,
+    ),
 }
 
 

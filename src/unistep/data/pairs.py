@@ -28,7 +28,7 @@ class DataConfig:
     patch: int = 128
     """Side of the high-quality crop, pixels; a multiple of 16."""
     degradations: dict[str, float] = field(
-        default_factory=lambda: {"realesrgan": 0.4, "light": 0.35, "bicubic": 0.25}
+        default_factory=lambda: {"realesrgan": 0.15, "light": 0.3, "bicubic": 0.2, "mild": 0.35}
     )
     """Preset -> share of the samples; clean ones keep good photographs good."""
     usm_sharpen: bool = False
