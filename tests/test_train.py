@@ -34,6 +34,7 @@ from unistep.recipes import recipe
 from unistep.train import STATE, WEIGHTS, Residual, fit, learning_rate, main, players, precision, train
 
 TINY = [
+    "method.slot_share=0.5",
     "base.widths=[8,8,8]", "base.blocks=[1,1,1]", "data.patch=32", "data.workers=0", "data.holdout=0",
     "train.batch=2", "train.steps=4", "train.warmup=2", "train.save_every=2", "train.validate_every=2",
     "train.precision=fp32",
