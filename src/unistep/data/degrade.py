@@ -91,8 +91,8 @@ DEGRADATIONS: dict[str, Degradation] = {
     "realesrgan": Degradation(),  # OSEDiff's and Real-ESRGAN's values
     "light": _LIGHT,  # AdcSR's, S3Diff's and SeeSR's params_realesrgan
     "bicubic": replace(_LIGHT, second_order=False),
-    # Ours: blurred and compressed, but hardly noisy. In the others noise always comes with blur, and a network that
-    # saw only them answers every blur with more smoothing.
+    # Ours: blurred and compressed, but hardly noisy. In the others noise always comes with blur: a network
+    # that saw only them answers every blur with more smoothing.
     "mild": replace(
         _LIGHT,
         blur_sigma=(0.2, 2.0),
