@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 
 from unistep.data.degrade import DEGRADATIONS, degrade
+from unistep.data.pairs import DataConfig, Photographs
 from unistep.errors import ImageError, UnistepError
 from unistep.metrics import METRICS, Score
 
@@ -65,9 +66,16 @@ def files(source: Path, limit: int | None) -> list[Path]:
 # What is measured on
 
 
-def degraded(folder: Path, preset: str, seed: int, limit: int | None) -> Iterator[Sample]:
-    """Clean photographs, degraded: the place in the sorted folder or list is the index that seeds each."""
-    for index, path in enumerate(files(folder, limit)):
+def held_out(folder: Path) -> list[Path]:
+    """One crop of each photograph that the default training keeps out of a training folder."""
+    photographs = Photographs(folder, DataConfig().holdout)
+    first = {photographs.photograph[file]: file for file in reversed(photographs.held_out)}
+    return sorted(first.values())
+
+
+def degraded(paths: list[Path], preset: str, seed: int) -> Iterator[Sample]:
+    """Clean photographs, degraded: the place in the list is the index that seeds each."""
+    for index, path in enumerate(paths):
         x = read(path)
         x = x[..., : x.shape[2] // 4 * 4, : x.shape[3] // 4 * 4]
         lq, hr = degrade(x, preset, seed=seed, indices=[index])
@@ -195,6 +203,9 @@ def arguments() -> argparse.Namespace:
     )
     p.add_argument("--out", type=Path, required=True, help="folder for the tables and sheets")
     p.add_argument("--hr", type=Path, help="clean photographs, to degrade: a folder, or a list in a file")
+    p.add_argument(
+        "--held-out", action="store_true", help="--hr is a training folder: only what training kept out"
+    )
     p.add_argument("--preset", action="append", choices=list(DEGRADATIONS), help="default: light, realesrgan")
     p.add_argument("--seed", type=int, default=0, help="of the degradation")
     p.add_argument("--pairs", type=Path, help="folder with lr/ and hr/")
@@ -215,8 +226,9 @@ def arguments() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     sets: dict[str, Iterator[Sample]] = {}
     if args.hr:
+        clean = held_out(args.hr)[: args.limit] if args.held_out else files(args.hr, args.limit)
         for preset in args.preset or ("light", "realesrgan"):
-            sets[preset] = degraded(args.hr, preset, args.seed, args.limit)
+            sets[preset] = degraded(clean, preset, args.seed)
     if args.pairs:
         sets["pairs"] = pairs(args.pairs, args.limit)
     if args.lq:

@@ -66,8 +66,11 @@ class Photographs:
         groups = self._groups()
         self.train: list[Path] = []
         self.held_out: list[Path] = []
+        self.photograph: dict[Path, str] = {}
+        """The photograph that each file is a crop of."""
         for file in files:
             photograph = groups.get(file.name, file.relative_to(folder).as_posix())
+            self.photograph[file] = photograph
             fraction = int.from_bytes(hashlib.sha256(photograph.encode()).digest()[:8], "big") / 2**64
             (self.held_out if fraction < holdout else self.train).append(file)
         if not self.train:

@@ -1,0 +1,76 @@
+"""The model that ships: there, whole, small, honest about itself, and better than bicubic on photographs."""
+
+import hashlib
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from skimage import data
+
+from unistep import METRICS, Upscaler
+from unistep.checkpoint import embedded, load_denoiser, load_student, read_header
+from unistep.data.degrade import degrade
+
+PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")
+
+
+@pytest.fixture(scope="module")
+def upscaler() -> Upscaler:
+    return Upscaler.from_pretrained()
+
+
+def photograph(name: str) -> torch.Tensor:
+    image = getattr(data, name)()
+    h, w = (side // 16 * 16 for side in image.shape[:2])
+    return torch.from_numpy(image[:h, :w].copy()).permute(2, 0, 1)[None].float() / 255
+
+
+def test_files_are_small_and_listed():
+    models = embedded()
+    assert "compact" in models and sum(path.stat().st_size for path in models.values()) <= 40e6
+    folder = models["compact"].parent
+    sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
+    assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in models.values()}
+
+
+def test_header_tells_how_it_was_made():
+    header = read_header(embedded()["compact"])
+    assert header["run"]["name"].startswith("compact-teacher")
+    assert len(header["data"]["sha256"]) == 64 and header["data"]["held_out"] > 0
+    assert header["steps"] == sum(part["steps"] for part in header["history"]) > 0
+    assert header["samples"] == sum(part["samples"] for part in header["history"])
+    assert header["scores"]["psnr_gain_realesrgan"] > 0 and header["scores"]["psnr_gain_light"] > 0
+    assert "/" not in "".join(header["run"]["train"][key] for key in ("init", "squeezenet", "lpips_heads"))
+
+
+def test_half_precision_storage_is_the_shipped_precision():
+    denoiser, _ = load_denoiser()
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.inference_mode():
+        slot = denoiser.slot(denoiser.cond(x))
+        torch.testing.assert_close(F.pixel_shuffle(slot, 4), load_student()(x), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("preset", ["light", "realesrgan"])
+def test_it_beats_bicubic_on_degraded_photographs_without_a_grid(upscaler, preset):
+    psnr, grid = METRICS["psnr_y"].open(), METRICS["grid"].open()
+    gains, grids = [], []
+    for index, name in enumerate(PHOTOGRAPHS):
+        low, truth = degrade(photograph(name), preset, seed=0, indices=[index])
+        large = upscaler(low[0].permute(1, 2, 0).numpy())
+        ours = torch.from_numpy(large).permute(2, 0, 1)[None]
+        bicubic = F.interpolate(low, scale_factor=4, mode="bicubic").clamp(0, 1)
+        gains.append((psnr(ours, truth) - psnr(bicubic, truth)).item())
+        grids.append(grid(ours).item())
+    assert np.mean(gains) > 0, gains
+    assert np.median(grids) < 1.3, grids
+
+
+def test_it_keeps_the_colours(upscaler):
+    for name in PHOTOGRAPHS:
+        image = Image.fromarray(getattr(data, name)()).resize((112, 96), Image.Resampling.LANCZOS)
+        back = upscaler(image).resize(image.size, Image.Resampling.BOX)
+        shift = np.asarray(back, float).mean((0, 1)) - np.asarray(image, float).mean((0, 1))
+        assert np.abs(shift).max() < 1.5, (name, shift)
