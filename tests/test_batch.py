@@ -21,7 +21,6 @@ from unistep import batch
 from unistep.atomic import _host
 from unistep.errors import ConfigError, ImageError, MemoryLimit
 from unistep.image import Picture, probe
-from unistep.upscaler import MAX_OUTPUT_PIXELS
 
 X4 = {"scale": 4.0}
 
@@ -161,6 +160,26 @@ def test_a_source_is_written_over_only_when_asked(tmp_path: Path) -> None:
     assert photo.read_bytes() == before
     (result,) = batch.run(batch.plan([photo], photo, sizing=X4, existing="overwrite"), enlarge)
     assert (result.status, probe(photo)) == ("done", (24, 16))
+
+
+def test_a_link_is_a_picture_of_its_own_name_and_a_broken_one_is_reported(tmp_path: Path) -> None:
+    photo = draw(tmp_path / "in" / "photo.png")
+    (tmp_path / "in" / "link.png").symlink_to(photo)
+    (tmp_path / "in" / "broken.png").symlink_to(tmp_path / "nothing.png")
+    jobs = batch.plan([tmp_path / "in", photo], tmp_path / "out", sizing=X4)
+    assert outputs(jobs, tmp_path) == ["out/link.png", "out/photo.png"]
+    assert [(j.input.name, j.message) for j in jobs if j.status == "failed"] == [
+        ("broken.png", "it cannot be read (No such file or directory)")
+    ]
+
+
+def test_a_picture_that_is_replaced_during_the_run_is_not_enlarged_twice(tmp_path: Path) -> None:
+    photo = draw(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(photo)
+    jobs = batch.plan([tmp_path], tmp_path, sizing=X4, existing="overwrite")
+    first, second = batch.run(jobs, enlarge)
+    assert (first.status, probe(photo)) == ("done", (24, 16))
+    assert (second.status, (tmp_path / "b.png").is_symlink()) == ("failed", True)
 
 
 def test_results_beside_their_sources_are_not_enlarged_by_the_next_run(tmp_path: Path) -> None:
@@ -365,7 +384,6 @@ def test_limits_are_said_before_the_hard_work(tmp_path: Path) -> None:
     assert job.status == "todo"
     (job,) = batch.plan([draw(tmp_path / "big.png", (4000, 4000))], sizing={"scale": 8})
     assert job.message == "the result would be 32000x32000, over 1000 megapixels: ask for less"
-    assert batch.MAX_OUTPUT_PIXELS == MAX_OUTPUT_PIXELS
 
 
 def test_a_full_disk_is_said_before_the_hard_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

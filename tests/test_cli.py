@@ -396,6 +396,20 @@ def test_info_says_what_the_header_says(
         assert (out, err.count("\n"), err.startswith("unistep: ")) == ("", 1, True)
 
 
+def test_a_header_cannot_steer_the_terminal(
+    tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tensors, header = checkpoint.read_tensors(weights), checkpoint.read_header(weights)
+    path = tmp_path / "hostile.safetensors"
+    checkpoint.save_weights(path, tensors, header | {"\x1b[2Jkey": "\x1b[2Jvalue"}, torch.float16)
+    assert main(["info", str(path)]) == 0
+    header["run"]["base"]["\x1b[2Jsetting"] = 1
+    checkpoint.save_weights(path, tensors, header, torch.float16)
+    assert main(["upscale", str(draw(tmp_path / "a.png", (9, 7))), "-m", str(path)]) == 1
+    out, err = capsys.readouterr()
+    assert all(word in out + err for word in ("key", "value", "setting")) and "\x1b" not in out + err
+
+
 def test_models_are_listed_and_verified(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert main(["models", "list"]) == 0

@@ -45,7 +45,7 @@ def test_header_tells_how_it_was_made():
     assert "/" not in "".join(header["run"]["train"][key] for key in ("init", "squeezenet", "lpips_heads"))
 
 
-def test_half_precision_storage_is_the_shipped_precision():
+def test_what_runs_is_the_slot_folded():
     denoiser, _ = load_denoiser()
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.inference_mode():

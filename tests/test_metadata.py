@@ -95,6 +95,19 @@ def test_place_is_gone(order):
     assert exif.get_ifd(EXIF_IFD)[0xA002] == 9
 
 
+@pytest.mark.parametrize("behind", [{}, {0x9C9B: (1, 8, b"a title\0")}])
+def test_place_and_pictures_below_go_together(behind):
+    tree = {
+        0x010F: text("Unistep Cameras"),
+        0x014A: (4, 1, struct.pack("<I", 8)),
+        GPS_IFD: {2: (5, 3, PLACE)},
+    }
+    block = b"II*\0\x08\0\0\0" + serialise("<", 8, tree | behind)
+    made = metadata.rewrite_exif(block, 9, 9, gps=False)
+    assert PLACE in block and PLACE not in made
+    assert set(seen(made)) == {0x010F, *behind}
+
+
 def test_directories_are_written_and_read_by_the_rules():
     block = b"II*\0\x08\0\0\0" + serialise("<", 8, {0x010E: text("four"), EXIF_IFD: {0x9003: text("x")}})
     tiff = Tiff(block)

@@ -264,6 +264,10 @@ def test_an_unwritable_target_is_reported(tmp_path):
 
 
 def test_nothing_to_write(tmp_path):
+    picture(tmp_path / "out" / "hr" / "a.png")
+    for source in ("out", "out/hr", "out/hr/a.png"):
+        with pytest.raises(DataError, match="outside of"):
+            write_pairs(tmp_path / source, tmp_path / "out", report=loud)
     with pytest.raises(DataError, match="found nothing"):
         write_pairs(tmp_path / "absent", tmp_path / "out", report=loud)
     with pytest.raises(ConfigError, match="found “strong”"):

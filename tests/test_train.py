@@ -537,6 +537,8 @@ def test_a_dry_run_trains_nothing(data, tmp_path):
     assert json.loads(lines[0]) == json.loads(run().to_json())
     assert lines[1] == "3 training images, 0 held out; nothing was trained"
     assert not (tmp_path / "run").exists()
+    with pytest.raises(DataError, match="expected at least 80 pixels on each side, found 64x64"):
+        main("compact-teacher", data, tmp_path / "run", [*TINY, "data.patch=80"], dry_run=True, report=quiet)
 
 
 def test_it_starts_from_other_weights(unbroken, data, tmp_path):

@@ -234,6 +234,7 @@ def test_seeds() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
     np.testing.assert_array_equal(first, upscaler(rgb, seed=1))
     assert np.abs(first - upscaler(rgb, seed=2)).max() > 0.01
+    np.testing.assert_array_equal(first, upscaler(rgb, seed=1 + 2**64))  # any whole number is one
 
 
 def test_progress() -> None:

@@ -2,13 +2,14 @@
 
 import os
 import stat
+import tracemalloc
 
 import numpy as np
 import pytest
 from pictures import photo, pil, saved
 from PIL import Image
 
-from unistep import atomic
+from unistep import atomic, image
 from unistep.errors import ImageError
 from unistep.image import Picture, read_image, write_image
 
@@ -102,3 +103,13 @@ def test_atomic_write_shows_nothing_before_the_end(tmp_path):
         assert not path.exists()
         file.write(b" and half")
     assert path.read_bytes() == b"half and half"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_no_second_picture_of_floats_is_held(kind):
+    picture = Picture(np.zeros((3000, 1000, 3), np.float32), np.ones((3000, 1000), np.float32))
+    tracemalloc.start()
+    sheet = image._sheet(picture, kind, "keep")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < sheet.codes.nbytes + picture.rgb.nbytes / 2

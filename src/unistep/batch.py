@@ -27,7 +27,7 @@ from unistep.atomic import remove_leftovers
 from unistep.errors import ConfigError, ImageError, UnistepError
 from unistep.image import Metadata, Picture, probe, read_image, shown, write_image
 from unistep.image.encoders import FORMATS, Format
-from unistep.resize import target_size
+from unistep.resize import MAX_OUTPUT_PIXELS, target_size
 
 Status = Literal["todo", "done", "skipped", "failed"]
 Existing = Literal["skip", "overwrite", "rename"]
@@ -37,7 +37,6 @@ SUFFIXES = {name.lower(): form.suffixes for name, form in FORMATS.items()}
 # Suffixes that are looked for inside folders; a file that is named by itself is tried whatever its name.
 READABLE = frozenset({".gif"}.union(*SUFFIXES.values()))
 FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC))
-MAX_OUTPUT_PIXELS = 1_000_000_000  # as the Upscaler's own limit, which it can say only after decoding
 # An --output of such a name is a picture that we cannot write, not the name of a folder.
 UNWRITABLE = frozenset({".gif", ".heic", ".heif", ".jp2", ".jxl", ".psd", ".svg"})
 # Folders that operating systems and storage boxes leave among photographs (dotfiles are ignored anyway).
@@ -179,6 +178,8 @@ def _do(job: Job, upscale: Callable[[Picture], Picture], metadata: Metadata, qua
     if job.output.exists() and not job.replace:  # another run may have made it since the plan
         return replace(job, status="skipped", message="the output exists already")
     picture = read_image(job.input)
+    if job.input_size not in (None, picture.rgb.shape[1::-1]):  # replaced, perhaps through another link to it
+        raise ImageError("it is not the picture any more that it was when the run began")
     notes = picture.source.notes if picture.source else ()
     _check_folder(job.output.parent)
     picture = upscale(picture)
@@ -282,7 +283,7 @@ def _expand(paths: list[Path], out: Path | None, recursive: bool) -> Iterator[tu
 
 
 def _new(path: Path, seen: set[str]) -> bool:
-    real = os.path.realpath(path)
+    real = os.path.join(os.path.realpath(path.parent), path.name)  # two names of one file are two pictures
     if real in seen:
         return False
     seen.add(real)
@@ -299,7 +300,8 @@ def _scan(folder: Path, recursive: bool, out: Path | None) -> Iterator[Job]:
         folders[:] = [f for f in sorted(inside) if recursive and os.path.realpath(here / f) != skip]
         for name in sorted(files):
             path = here / name
-            if not name.startswith(".") and path.suffix.lower() in READABLE and os.path.isfile(path):
+            there = os.path.isfile(path) or os.path.islink(path)  # a broken link fails by its name
+            if not name.startswith(".") and path.suffix.lower() in READABLE and there:
                 yield Job(path)
     for error in broken:
         yield _failed(Job(Path(error.filename)), error)

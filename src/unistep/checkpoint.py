@@ -4,9 +4,10 @@ The header's "unistep" entry is JSON: `run` (the whole Run), `steps` (all steps,
 `samples`, `data` (hash and count of the training photographs), `scores`, `history`. Nothing here pickles.
 """
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -57,14 +58,21 @@ def save_weights(
         file.write(save(plain, metadata=metadata))
 
 
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a Unistep file. Raises ModelError for other files and for damaged ones."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            yield file
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: expected a .safetensors file, found something else or a damaged one: "
-                         f"{error}") from error  # fmt: skip
+        raise ModelError(
+            f"{path}: expected a .safetensors file, found something else or a damaged one: {error}"
+        ) from error
+
+
+def read_header(path: Path) -> dict[str, Any]:
+    """The header of a Unistep file. Raises ModelError for other files and for damaged ones."""
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
     if "unistep" not in metadata:
         raise ModelError(
             f"{path}: expected weights written by Unistep, found a safetensors file without its header"
@@ -81,12 +89,8 @@ def read_header(path: Path) -> dict[str, Any]:
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a file, on the CPU, in their stored dtype. Raises ModelError for a damaged file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path}: expected a .safetensors file, found something else or a damaged one: "
-                         f"{error}") from error  # fmt: skip
+    with _opened(path) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
 
 
 def load_denoiser(

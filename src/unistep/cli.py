@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
+from unistep.commands.report import clean, complain
 from unistep.errors import ConfigError, UnistepError
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -260,10 +261,12 @@ def degrade(
     seed: Annotated[int, _option("The same seed gives the same pairs. Default: 0.", "--seed")] = 0,
 ) -> int:
     """Make training pairs: OUT/hr and OUT/lr, as PNG."""
-    from unistep.commands.report import complain
     from unistep.data.pairs import write_pairs
 
-    failed = write_pairs(source, out, preset=preset, seed=seed, report=complain)
+    def report(line: str) -> None:
+        print(clean(line), file=sys.stderr)
+
+    failed = write_pairs(source, out, preset=preset, seed=seed, report=report)
     return FAILED if failed else DONE
 
 
@@ -316,7 +319,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: object, code: int) -> int:
     if os.environ.get("UNISTEP_DEBUG") == "1":
         traceback.print_exc()
-    print(f"unistep: {' '.join(str(error).split())}", file=sys.stderr)
+    complain(" ".join(str(error).split()))
     return code
 
 

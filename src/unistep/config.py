@@ -51,6 +51,9 @@ class TrainConfig:
         for name in ("lr", "lr_critic", "clip"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"expected train.{name} to be more than 0, found {getattr(self, name)}")
+        for name in ("lr_min", "warmup", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"expected train.{name} to be 0 or more, found {getattr(self, name)}")
         for name, value in (("ema", self.ema), ("betas", self.betas[0]), ("betas", self.betas[1])):
             if not 0 <= value < 1:
                 raise ConfigError(f"expected train.{name} to be from 0 to less than 1, found {value}")

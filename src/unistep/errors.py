@@ -5,7 +5,7 @@ UnistepError
 |- ModelError      weights that are missing, damaged or of another kind
 |- ConfigError     a setting that does not exist or cannot be
 |- DataError       training data that cannot be used
-|- TrainingError   a run that must stop: a non-finite loss, a folder in use
+|- TrainingError   a run that must stop: a non-finite loss, a folder of another run
 `- MemoryLimit     not enough memory even for the smallest tile
 """
 

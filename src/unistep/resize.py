@@ -20,6 +20,7 @@ Weights = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
 
 MIN_SCALE, MAX_SCALE = 1.0, 8.0
+MAX_OUTPUT_PIXELS = 1_000_000_000
 BAND = 1 << 20  # samples resampled at a time: memory beyond input and output does not grow with the picture
 
 
@@ -68,8 +69,10 @@ def target_size(
     if width < 1 or height < 1:
         raise ConfigError(f"a picture of {width} x {height} has no pixels to resize")
     for value in (scale, to_width, to_height, megapixels, *(fit or ())):
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"{given[0]} must be a positive number, not {value}")
+        if value is not None and not 0 < value <= MAX_OUTPUT_PIXELS:  # NaN too is not
+            raise ConfigError(
+                f"{given[0]} must be a positive number up to {MAX_OUTPUT_PIXELS}, not {value:.6g}"
+            )
     if scale is not None:
         if not MIN_SCALE <= scale <= MAX_SCALE:
             raise ConfigError(f"scale must be from {MIN_SCALE:g} to {MAX_SCALE:g}, not {scale:g}")

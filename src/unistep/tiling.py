@@ -34,9 +34,8 @@ OVERLAP = 16  # where the model does not name its own
 SMALLEST = 16  # side of the smallest piece that is tried when memory runs out
 # A window takes about 2 kB per pixel in float32 (measured, embedded shape); twice that leaves room for more.
 BYTES_PER_PIXEL = 4608
-CPU_SIDE = (
-    256  # larger windows fall out of the caches: 15 % more time per pixel at 288, 25 % at 544 (measured)
-)
+# Larger windows fall out of the caches: 15 % more time per pixel at 288, 25 % at 544 (measured).
+CPU_SIDE = 256
 GPU_SIDE = 512
 GPU_PIXELS = 1 << 20  # of all windows of one call
 

@@ -363,7 +363,7 @@ def main(name: str, data: Path, out: Path, settings: list[str], dry_run: bool = 
     report(run.to_json())
     if dry_run:
         photographs = Photographs(data, run.data.holdout)
-        Pairs(photographs.train, run.data, run.train.seed)
+        Pairs(photographs.train, run.data, run.train.seed).preload()
         report(
             f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; "
             "nothing was trained"

@@ -24,14 +24,13 @@ from unistep.colour import Moments, wavelet_bands
 from unistep.errors import ConfigError, ImageError, MemoryLimit
 from unistep.image import Picture
 from unistep.image.pixels import bleed, quantise
-from unistep.resize import gather, resize, taps, target_size
+from unistep.resize import MAX_OUTPUT_PIXELS, gather, resize, taps, target_size
 
 Pack = Callable[[np.ndarray, np.ndarray | None], Any]
 Kind = TypeVar("Kind", Image.Image, np.ndarray, Picture)
 Colour = Literal["wavelet", "adain", "none"]
 COLOURS = ("wavelet", "adain", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MAX_OUTPUT_PIXELS = 1_000_000_000
 CHUNK = 256  # rows that whole-picture arithmetic takes at a time
 FLOAT_LIMIT = 8.0  # above it, floats are not 0..1 with wide colours, but 0..255
 # What Pillow's modes are worked on as.
@@ -155,7 +154,7 @@ class Upscaler:
                 alpha = resize(alpha[..., None], *size)[..., 0].clip(0, 1)
             devices = [self.device] if self.device.type == "cuda" else []
             with torch.random.fork_rng(devices):
-                torch.manual_seed(seed)
+                torch.manual_seed(seed % 2**64)
                 larger = self._enlarge(rgb, size, tile, colour, progress, twice)
             return cast(Kind, pack(larger, alpha))
         except MemoryError as error:

@@ -56,8 +56,10 @@ def decode(z: Tensor) -> Tensor:
     return F.pixel_shuffle(z, SCALE)
 
 
-def bicubic_taps(a: float = -0.75) -> Tensor:
+def bicubic_taps() -> Tensor:
     """[4, 5]: the weights of 5 neighbours for each of the 4 sub-pixel positions of a x4 interpolation."""
+
+    a = -0.75  # as F.interpolate has it
 
     def cubic(d: float) -> float:
         d = abs(d)
@@ -137,13 +139,13 @@ class CompactStudent(nn.Module):
     """A one-step model, folded: image in, image out; only Conv, SiLU, Add and PixelShuffle are left."""
 
     scale = SCALE
+    overlap = 16
+    """Low-resolution pixels that neighbouring tiles share on each side."""
 
-    def __init__(self, net: UNet, info: dict[str, Any] | None = None, overlap: int = 16):
+    def __init__(self, net: UNet, info: dict[str, Any] | None = None):
         super().__init__()
         self.net, self.enlarge = net, Enlarge()
         self.info = info or {}
-        self.overlap = overlap
-        """Low-resolution pixels that neighbouring tiles share on each side."""
 
     def forward(self, x_lq: Tensor) -> Tensor:
         """[B, 3, h, w] in [-1, 1] -> [B, 3, 4h, 4w] (about [-1, 1], not clipped), any h and w from 1."""

@@ -21,7 +21,7 @@ def info(name_or_path: str | None) -> int:
     tensors = checkpoint.read_tensors(path)
     kinds = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()})
     facts = {
-        "file": clean(path),
+        "file": str(path),
         "size": _megabytes(path),
         "sha256": sha256(path),
         "parameters": f"{sum(t.numel() for t in tensors.values()):,} ({', '.join(kinds)})",
@@ -29,7 +29,7 @@ def info(name_or_path: str | None) -> int:
     }
     width = max(map(len, facts)) + 1
     for key, value in facts.items():
-        print(f"{key + ':':{width}} {value}")
+        print(f"{clean(key) + ':':{width}} {clean(value)}")
     return 0
 
 
@@ -89,7 +89,7 @@ def _sums(path: Path) -> dict[str, str]:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Dotted keys and printable values of a nested table."""
+    """Dotted keys and values of a nested table, as text."""
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             yield from _flat(inner, f"{prefix}{key}.")
@@ -98,4 +98,4 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
                 recipe = part.get("run", {}).get("name", "?")
                 yield f"{key}.{number}", f"{recipe}, {part.get('steps')} steps, {part.get('samples')} samples"
         else:
-            yield f"{prefix}{key}", clean(f"{inner:.4g}" if isinstance(inner, float) else inner)
+            yield f"{prefix}{key}", f"{inner:.4g}" if isinstance(inner, float) else str(inner)

@@ -190,6 +190,8 @@ def write_pairs(
     params = named(preset)
     files, root = ([source], source.parent) if source.is_file() else (image_files(source), source)
     files = [file for file in files if out.resolve() not in file.resolve().parents]
+    if not files:
+        raise DataError(f"{source}: expected images outside of {out}, where the pairs go, found none there")
     taken: dict[Path, Path] = {}
     failed = 0
     for index, file in enumerate(files):

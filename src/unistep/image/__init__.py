@@ -147,11 +147,6 @@ def write_image(
         raise ImageError(f"{name}: it cannot be written ({error.strerror or error})") from error
 
 
-def output_suffix(source: Source) -> str:
-    """The usual file name ending for writing a picture back in its own format; ".png" for GIF."""
-    return FORMATS[source.format].suffixes[0] if source.format in FORMATS else ".png"
-
-
 def shown(path: PathLike | bytes) -> str:
     """A file's name as it can be printed on one line, whatever it is made of."""
     if isinstance(path, bytes):
@@ -263,14 +258,16 @@ def _sheet(picture: Picture, kind: str, keep: Metadata) -> Sheet:
     embedded = source.icc if trouble is None else None
     if profile.space != _space(family) or not form.profile:
         profile, embedded = icc.Srgb(_space(family)), None
-    alpha = picture.alpha
-    values = profile.encode(picture.rgb.astype(np.float32, copy=False))
-    if alpha is not None and not form.alpha:
-        paper = profile.encode(np.ones((1, 1, 3), np.float32))
-        values, alpha = paper + (values - paper) * alpha[..., None], None
-    channels = values.shape[2]
+    alpha, channels = picture.alpha if form.alpha else None, icc.CHANNELS[profile.space]
     codes = np.empty((height, width, channels + (alpha is not None)), np.uint8 if depth == 8 else np.uint16)
-    quantise(values, depth, out=codes[..., :channels])
+    paper = profile.encode(np.ones((1, 1, 3), np.float32))
+    step = max(1, icc.BAND // width)
+    for top in range(0, height, step):  # in bands: a second picture of floats would double the memory
+        rows = slice(top, top + step)
+        values = profile.encode(picture.rgb[rows].astype(np.float32, copy=False))
+        if picture.alpha is not None and alpha is None:
+            values = paper + (values - paper) * picture.alpha[rows, :, None]
+        quantise(values, depth, out=codes[rows, :, :channels])
     if alpha is not None:
         quantise(alpha, depth, out=codes[..., channels])
     exif = xmp = None

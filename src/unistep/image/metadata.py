@@ -57,10 +57,11 @@ def rewrite_exif(exif: bytes, width: int, height: int, *, gps: bool = True) -> b
                 for tag in tags:
                     _set(tiff, data, directory.entries.get(tag), 4, value)
         if SUB_IFDS in main.entries:
-            _remove(tiff, data, tiff.directory(tiff.first), SUB_IFDS)
+            _remove(tiff, data, main, SUB_IFDS)
+            main = tiff.directory(tiff.first)  # the records behind it have moved
         if not gps and GPS_IFD in main.entries:
             _blank(tiff, data, tiff.directory(tiff.number(main.entries[GPS_IFD])))
-            _remove(tiff, data, tiff.directory(tiff.first), GPS_IFD)
+            _remove(tiff, data, main, GPS_IFD)
     except (ValueError, struct.error):
         return None
     return bytes(data)

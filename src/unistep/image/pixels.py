@@ -15,9 +15,7 @@ BAND = 1 << 20  # samples converted at a time: bounds the memory of the temporar
 
 
 def upright(array: npt.NDArray[Any], orientation: int) -> npt.NDArray[Any]:
-    """Turn and mirror [H,W,...] by its EXIF orientation 1..8, so that it stands as its photographer saw
-    it.
-    """
+    """Turn and mirror [H,W,...] by its EXIF orientation 1..8, so that it stands as it was seen."""
     if orientation >= 5:
         array = array.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -86,10 +84,7 @@ def _packed(colours: Codes) -> npt.NDArray[np.uint32]:
 
 
 def _filled(colour: Floats, weight: Floats) -> Floats:
-    """Weighted colours [H,W,3] divided by their weights [H,W];
-
-    where a weight is 0, those of the coarser level.
-    """
+    """Weighted colours [H,W,3] over their weights [H,W]; where a weight is 0, those of the coarser level."""
     own: Floats = (colour / np.maximum(weight, 1e-12)[..., None]).astype(np.float32)
     if weight.all() or weight.size == 1:
         return own
