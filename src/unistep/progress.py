@@ -58,8 +58,8 @@ class Validation:
 
         PSNR-Y gain over bicubic (dB) - max(0, grid - 1.3)
 
-    The SWD ratio to bicubic is logged beside it. It is no part of the score: on noisy inputs it rewards the noise
-    that is left.
+    The SWD ratio to bicubic is logged beside it. It is no part of the score: on noisy inputs it rewards the
+    noise that is left.
     """
 
     presets = ("realesrgan", "light")
