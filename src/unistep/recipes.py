@@ -2,7 +2,6 @@
 
 import difflib
 from collections.abc import Callable
-from dataclasses import replace
 
 from .config import Run, TrainConfig
 from .data.pairs import DataConfig
@@ -11,30 +10,17 @@ from .methods import TeacherConfig
 
 
 def compact_teacher() -> Run:
-    """The embedded model: denoiser and one-step slot, 128-pixel crops, trainable on two CPU cores."""
+    """The embedded model: denoiser and one-step slot, 160-pixel crops, trainable on two CPU cores."""
     return Run(
         name="compact-teacher",
         method=TeacherConfig(slot_share=0.8, weight_edge=0.5),
-        data=DataConfig(patch=128),
-        train=TrainConfig(steps=20_000, batch=16, lr=1e-3),
-    )
-
-
-def compact_teacher_finish() -> Run:
-    """The last part: larger crops (the network sees over 128 pixels), low learning rate, perceptual term."""
-    run = compact_teacher()
-    return replace(
-        run,
-        name="compact-teacher-finish",
-        method=replace(run.method, weight_lpips=0.5),
-        data=replace(run.data, patch=192),
-        train=replace(run.train, steps=4_000, batch=8, lr=2e-4),
+        data=DataConfig(patch=160),
+        train=TrainConfig(steps=15_000, batch=10, lr=1e-3, lr_min=0.01),
     )
 
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "compact-teacher": compact_teacher,
-    "compact-teacher-finish": compact_teacher_finish,
 }
 
 
