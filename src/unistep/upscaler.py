@@ -178,19 +178,22 @@ class Upscaler:
         if twice and (width > s * w or height > s * h):
             source = self._enlarge(rgb.clip(0, 1), (s * w, s * h), tile, colour, None, False)
         out = np.empty((height, width, 3), np.float32)
-        rows = tiling.bands(
-            self.model, source, scale=s, tile=tile, device=self.device, dtype=self.dtype, progress=progress
-        )
         own, full = Moments(), s * source.shape[0]
+        exact = out.shape[:2] == (full, s * source.shape[1])
+        rows = tiling.bands(
+            self.model, source, scale=s, tile=tile, device=self.device, dtype=self.dtype, progress=progress,
+            out=out if exact and colour != "wavelet" else None,
+        )  # fmt: skip
         if colour == "wavelet":
             rows = wavelet_bands(rows, lambda start, stop: _enlarged_rows(source, s, start, stop), full)
         elif colour == "adain":
             rows = _counted(rows, own)
         top = 0
-        if out.shape[:2] != (full, s * source.shape[1]):
+        if not exact:
             rows = _resampled(rows, full, width, height)
         for band in rows:
-            out[top : top + len(band)] = band
+            if not np.may_share_memory(band, out):
+                out[top : top + len(band)] = band
             top += len(band)
             del band  # before the next one is made
         if colour == "adain":
@@ -280,7 +283,9 @@ def _unpack_array(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, Pac
     if dtype not in (np.uint8, np.uint16) and dtype.kind != "f":
         raise ImageError(f"expected an array of uint8, uint16 or floats, found {dtype}")
     levels = np.iinfo(dtype).max if dtype.kind == "u" else 1
-    values = array.reshape(*shape[:2], -1).astype(np.float32) / np.float32(levels)
+    values = array.reshape(*shape[:2], -1).astype(np.float32, copy=False)
+    if levels != 1:
+        values = values / np.float32(levels)
     if dtype.kind == "f" and FLOAT_LIMIT < np.abs(values).max() < np.inf:
         raise ImageError(
             f"expected floats from 0 to 1, found up to {np.abs(values).max():g}; divide by the value of white"

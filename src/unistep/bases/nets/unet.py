@@ -53,8 +53,10 @@ class FoldedRes(nn.Module):
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor, code: Tensor | None = None) -> Tensor:
-        change: Tensor = self.conv2(F.silu(self.conv1(x), inplace=not torch.is_grad_enabled()))
-        return x + change
+        train = torch.is_grad_enabled()
+        change: Tensor = self.conv2(F.silu(self.conv1(x), inplace=not train))
+        # In place: fresh memory for each result costs more than the sum itself on large tiles.
+        return x + change if train else change.add_(x)
 
 
 class TimeCode(nn.Module):
@@ -120,9 +122,11 @@ class UNet(nn.Module):
         code = None if s is None else self.time(s)
         skip0, skip1, x = self.encode(x, code)
         x = F.pixel_shuffle(self.up1(x), 2) + skip1
+        del skip1
         for block in self.dec1:
             x = block(x, code)
         x = F.pixel_shuffle(self.up0(x), 2) + skip0
+        del skip0  # what is no longer needed would be held to the end
         for block in self.dec0:
             x = block(x, code)
         out: Tensor = self.out(x)
