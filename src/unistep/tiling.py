@@ -37,7 +37,7 @@ SMALLEST = 16  # side of the smallest piece that is tried when memory runs out
 BYTES_PER_PIXEL = 4608
 # Larger windows fall out of the caches (15 % more time per pixel at 288, 25 % at 544, measured), smaller ones
 # spend more on their margins.
-CPU_SIDE = 448
+CPU_SIDE = 400
 GPU_SIDE = 512
 GPU_PIXELS = 1 << 20  # of all windows of one call
 
