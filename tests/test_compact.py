@@ -10,8 +10,17 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unistep.bases import BASES, CompactConfig, CompactDenoiser
-from unistep.bases.compact import Enlarge, decode, encode, fold_slot, pad_to_multiple
+from unistep.bases import BASES, CompactBase, CompactConfig
+from unistep.bases.compact import (
+    S_SLOT,
+    VIEWS,
+    CompactDenoiser,
+    Enlarge,
+    decode,
+    encode,
+    fold_slot,
+    pad_to_multiple,
+)
 from unistep.errors import ConfigError
 from unistep.process import Process, ddpm, flow, resshift
 
@@ -185,4 +194,80 @@ def test_shapes_are_checked():
     ):
         with pytest.raises(ConfigError, match=r"expected base\.(widths|blocks) to be three numbers"):
             CompactConfig(**config)
-    assert {"compact": (CompactDenoiser, CompactConfig)} == BASES
+    assert {"compact": (CompactBase, CompactConfig)} == BASES
+
+
+# Opened for training
+
+
+BASE = CompactBase(DENOISER)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@torch.no_grad()
+def test_the_far_end_of_every_process_is_the_slot(view):
+    """Whatever z_t is: beyond S_SLOT it tells nothing, and just below it is read."""
+    process, cond = BASE.process(view), BASE.cond(images(1, 3, 8, 8))
+    clock, ratio = BASE.denoiser("student", view), process.s / process.a
+    assert ratio[-1] > S_SLOT
+    near = int((ratio <= S_SLOT).nonzero().max())
+    z_t = torch.randn(2, *cond.y.shape, generator=torch.Generator().manual_seed(2))
+    far = [clock(z, torch.tensor([near + 1]), cond) for z in z_t]
+    assert torch.equal(*far)
+    torch.testing.assert_close(far[0], DENOISER.slot(cond), atol=1e-6, rtol=0)
+    assert not torch.equal(*(clock(z, torch.tensor([near]), cond) for z in z_t))
+
+
+@pytest.mark.parametrize("view", VIEWS)
+@torch.no_grad()
+def test_features_are_the_first_half_of_the_network(view):
+    """Equal to what the whole network computes on the way, at three noise levels at once."""
+    process, cond = BASE.process(view), BASE.cond(images(3, 3, 8, 16))
+    t = torch.tensor([0, len(process) // 2, len(process) - 1])
+    z_t = process.perturb(cond.y, torch.randn(cond.y.shape), t, cond.y)
+    seen = []
+    clock, taps = BASE.denoiser("teacher", view), BASE.features("teacher", view)
+    hooks = [
+        level[-1].register_forward_hook(lambda module, args, out: seen.append(out))
+        for level in (clock.denoiser.net.enc0, clock.denoiser.net.enc1, clock.denoiser.net.mid)
+    ]
+    clock(z_t, t, cond)
+    maps = taps(z_t, t, cond)
+    for hook in hooks:
+        hook.remove()
+    assert [m.shape[1] for m in maps] == list(taps.widths)
+    assert [m.shape[-2:] for m in maps] == [(8, 16), (4, 8), (2, 4)]
+    for ours, theirs in zip(maps, seen, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_every_role_is_a_copy_of_its_own():
+    """Only the teacher is frozen; no tensor is shared."""
+    nets = [BASE.denoiser(role, "flow") for role in ("student", "teacher", "score")]
+    nets += [BASE.features(role, "ddpm") for role in ("teacher", "critic")] + [BASE.residual()]
+    frozen = [all(not p.requires_grad for p in net.parameters()) for net in nets]
+    trained = [all(p.requires_grad for p in net.parameters()) for net in nets]
+    assert frozen == [False, True, False, True, False, False] and trained == [not f for f in frozen]
+    pointers = [p.data_ptr() for net in [DENOISER, *nets] for p in net.parameters()]
+    assert len(set(pointers)) == len(pointers)
+    assert torch.equal(nets[0].denoiser.net.inp.weight, DENOISER.net.inp.weight)
+
+
+def test_critics_may_start_from_another_network():
+    other = trained((12, 16, 20), (1, 1, 1))
+    base = CompactBase(DENOISER, critic=other)
+    assert base.features("critic", "ddpm").widths == (12, 16, 20)
+    assert base.features("teacher", "ddpm").widths == DENOISER.config.widths
+    assert torch.equal(base.features("critic", "ddpm").denoiser.net.inp.weight, other.net.inp.weight)
+
+
+def test_restore_is_what_is_shipped():
+    x = images(1, 3, 8, 8)
+    with torch.no_grad():
+        picture = BASE.restore(BASE.denoiser("student", "flow"), (x + 1) / 2)
+        torch.testing.assert_close(picture, (STUDENT(x) + 1) / 2, atol=1e-5, rtol=0)
+
+
+def test_a_view_it_lacks():
+    with pytest.raises(ConfigError, match=r"expected method\.process to be one of flow, ddpm, resshift"):
+        BASE.process("edm")

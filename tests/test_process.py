@@ -46,6 +46,14 @@ def test_a_perfect_answer_is_the_clean_latent(name):
     torch.testing.assert_close(process.clean(raw(process, z0, eps, t), z_t, t, y), z0, atol=2e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("name", FACTORIES)
+def test_raw_is_what_a_perfect_network_answers(name):
+    process, (z0, eps, y) = FACTORIES[name](), latents()
+    t = at(process, 2, len(process) // 2, len(process) - 2)
+    z_t = process.perturb(z0, eps, t, y)
+    torch.testing.assert_close(process.raw(z0, z_t, t, y), raw(process, z0, eps, t), atol=2e-4, rtol=1e-4)
+
+
 @pytest.mark.parametrize("predicts", ["eps", "v"])
 @pytest.mark.parametrize("t", [999, 500, 37, 1])
 def test_ddpm_is_diffusers_ddim(predicts, t):

@@ -1,12 +1,19 @@
-"""What a method may ask of a network, and what the loop may ask of a method."""
+"""What a method may ask of a network and of a base model, and what the loop may ask of a method."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
+
+from .process import Process
 
 Terms = dict[str, Tensor]
 """Named losses, already weighted: the loop sums, back-propagates and logs them."""
+
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""A perceptual loss: images x, target [B, 3, H, W] in [-1, 1] -> a scalar with a gradient to x."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,50 @@ class Batch:
     z_hq: Tensor
     """The latent of x_hq."""
     cond: Cond
+    null: Cond | None = None
+    """The condition without content, for classifier-free guidance; None where guidance is 1."""
+
+
+class Denoiser(nn.Module):
+    """A network at the border: (z_t, t, cond) -> z_0, float32 whatever the network's own dtype."""
+
+    process: Process
+
+    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        """z_t [B, C, h, w], t [B] int64 an index of `process` -> z_0 [B, C, h, w]."""
+        raise NotImplementedError
+
+
+class Features(nn.Module):
+    """The encoder half of a network: (z_t, t, cond) -> feature maps, finest first, the middle block last."""
+
+    process: Process
+    widths: tuple[int, ...]
+    """Channels of each map."""
+
+    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
+        raise NotImplementedError
+
+
+class Base(Protocol):
+    """A pretrained model, opened for training. Every call of `denoiser` and `features` gives a new copy.
+
+    `role` is "student", "teacher", "score" or "critic"; all but the teacher are trainable.
+    `process` is the view: "flow", "ddpm" or "resshift". Raises ConfigError for a view that it lacks.
+    """
+
+    sigma_data: float
+    """Standard deviation of z_hq - y: what errors of a latent are measured against."""
+
+    def process(self, view: str) -> Process: ...
+    def denoiser(self, role: str, view: str) -> Denoiser: ...
+    def features(self, role: str, view: str) -> Features: ...
+    def encode(self, x: Tensor) -> Tensor: ...
+    def decode(self, z: Tensor) -> Tensor: ...
+    def cond(self, x_lq: Tensor) -> Cond: ...
+    def restore(self, student: nn.Module, x_lq: Tensor) -> Tensor:
+        """What the student will be used for: [B, 3, h, w] -> [B, 3, 4h, 4w], both in [0, 1], on the CPU."""
+        ...
 
 
 class Method(Protocol):
@@ -37,11 +88,53 @@ class Method(Protocol):
 
     student: nn.Module
     critic: nn.Module | None
+    critic_first: bool
+    """Whether the critic is updated before the student, on the same z_hat (TAD-SR, Algorithm 1)."""
 
-    def generator_loss(self, batch: Batch) -> tuple[Terms, Tensor]:
-        """The student's losses and its output z_hat."""
+    @classmethod
+    def build(cls, config: Any, base: Base, perceptual: Callable[[str], Distance]) -> "Method":
+        """The method on its players. `perceptual("lpips" | "dists")` opens the run's feature network."""
+        ...
+
+    def generate(self, batch: Batch) -> Tensor:
+        """The student's output z_hat, in one step."""
+        ...
+
+    def generator_loss(self, batch: Batch, z_hat: Tensor) -> Terms:
+        """The student's losses; z_hat is what `generate` returned."""
         ...
 
     def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
-        """The critic's losses; z_fake comes detached."""
+        """The critic's losses; z_fake is z_hat, detached."""
         ...
+
+
+def guide(z0: Tensor, z0_null: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance on z_0: affine, so the same as on eps or v."""
+    return z0_null + scale * (z0 - z0_null)
+
+
+def filled(t: int, like: Tensor) -> Tensor:
+    """[B] of the one time t."""
+    return torch.full((len(like),), t, device=like.device)
+
+
+@torch.no_grad()
+def sample(
+    denoiser: Callable[[Tensor, Tensor, Cond], Tensor],
+    process: Process,
+    z: Tensor,
+    times: Sequence[int],
+    cond: Cond,
+) -> Tensor:
+    """Deterministic multi-step sampling (TAD-SR Eq. 3, DDIM, Euler): from z at times[0] down to z_0."""
+    for t, r in zip(times, [*times[1:], -1], strict=True):
+        z0 = denoiser(z, filled(t, z), cond)
+        z = process.step(z0, z, filled(t, z), filled(r, z), cond.y) if r >= 0 else z0
+    return z
+
+
+def times(process: Process, steps: int) -> list[int]:
+    """`steps` indices of the process from its last down, evenly spread, the last one above the clean end."""
+    last = len(process) - 1
+    return [last - round(i * (last + 1) / steps) for i in range(steps)]

@@ -62,6 +62,17 @@ class Process:
             return a * z_t - s * out
         return z_t - s * out
 
+    def raw(self, z0: Tensor, z_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """What a network must put out at z_t to mean z_0: the inverse of `clean`; t not the clean end."""
+        a, b, s = self.at(t)
+        if self.predicts == "z0":
+            return z0
+        if self.predicts == "eps":
+            return (z_t - b * y - a * z0) / s
+        if self.predicts == "v":
+            return (a * z_t - z0) / s
+        return (z_t - z0) / s
+
     def noise(self, z0: Tensor, z_t: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """The eps that leads from z_0 to z_t; t must not be the clean end."""
         a, b, s = self.at(t)

@@ -1,7 +1,7 @@
 """A new base: write its file, add one line here."""
 
-from .compact import CompactConfig, CompactDenoiser
+from .compact import CompactBase, CompactConfig
 
-BASES = {"compact": (CompactDenoiser, CompactConfig)}
+BASES = {"compact": (CompactBase, CompactConfig)}
 
-__all__ = ["BASES", "CompactConfig", "CompactDenoiser"]
+__all__ = ["BASES", "CompactBase", "CompactConfig"]

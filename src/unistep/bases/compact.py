@@ -10,22 +10,27 @@ w = (z_t - (a + b) z_y) / a, s = s_t / a.
 The one-step slot is the limit s = inf, where w tells nothing and D answers from y alone.
 """
 
+import dataclasses
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Cond
+from ..denoiser import Cond, Denoiser, Features
 from ..errors import ConfigError
-from ..process import Process
+from ..process import Process, ddpm, flow, resshift
 from .nets.unet import UNet, fold
 
 SCALE = 4
 SIGMA_DATA = 0.15
 """Standard deviation of r_0 (images in [-1, 1]), to which all noise is relative."""
+S_SLOT = 5.0
+"""Above this noise-to-signal ratio a process is at the one-step slot: SNR below 1e-3, never trained."""
 FADE = 0.6
 """The noisy input is faded by 1 / (1 + (s / FADE)^2), so that it vanishes at the one-step slot."""
 
@@ -107,8 +112,7 @@ class CompactDenoiser(nn.Module):
         # All in terms of 1/s, so that the slot s = inf needs no case of its own.
         c_skip = (sd * ratio) ** 2 / (1 + (sd * ratio) ** 2)
         c_out = sd / (1 + (sd * ratio) ** 2).sqrt()
-        c_in = ratio / (1 + (sd * ratio) ** 2).sqrt() * (FADE * ratio) ** 2 / (1 + (FADE * ratio) ** 2)
-        out: Tensor = self.net(torch.cat([c_in * w, image], dim=1), s)
+        out: Tensor = self.net(self.encoder_input(w, image, s), s)
         return c_skip * w + c_out * out.float()
 
     def slot(self, cond: Cond) -> Tensor:
@@ -120,8 +124,25 @@ class CompactDenoiser(nn.Module):
         """This network as the denoiser of `process` (whose table alone is used, not `predicts`)."""
         return Clock(self, process)
 
+    def encoder_input(self, w: Tensor, image: Tensor, s: Tensor) -> Tensor:
+        """What the UNet sees [B, 51, h, w]: w scaled to unit size and faded, and the low-quality image."""
+        ratio = (1 / s).view(-1, 1, 1, 1)
+        c_in = (
+            ratio / (1 + (SIGMA_DATA * ratio) ** 2).sqrt() * (FADE * ratio) ** 2 / (1 + (FADE * ratio) ** 2)
+        )
+        return torch.cat([c_in * w, image], dim=1)
 
-class Clock(nn.Module):
+
+def clocked(process: Process, z_t: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """(w, s) of z_t. Where s > S_SLOT, s is infinite and w, which tells nothing there, is 0."""
+    a, b, s = process.at(t)
+    ratio = s / a
+    far = (a <= 0) | (ratio > S_SLOT)
+    w = torch.where(far, 0.0, (z_t - (a + b) * y) / torch.where(a > 0, a, 1.0))
+    return w, torch.where(far, math.inf, ratio).flatten()
+
+
+class Clock(Denoiser):
     """The compact network seen as the denoiser z_0(z_t, t, cond) of one process."""
 
     def __init__(self, denoiser: CompactDenoiser, process: Process):
@@ -129,10 +150,112 @@ class Clock(nn.Module):
         self.denoiser, self.process = denoiser, process
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        a, b, s = self.process.at(t)
-        # At a = 0 (flow's pure noise) s / a is the slot's infinity; w tells nothing, but must be finite.
-        w = (z_t - (a + b) * cond.y) / torch.where(a > 0, a, math.inf)
-        return cond.y + self.denoiser.residual(w, cond.image, (s / a).flatten())
+        w, s = clocked(self.process, z_t, t, cond.y)
+        return cond.y + self.denoiser.residual(w, cond.image, s)
+
+
+class Residual(nn.Module):
+    """`CompactDenoiser.residual` as a module's forward: all that a distributed wrapper lets through."""
+
+    def __init__(self, denoiser: CompactDenoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, w: Tensor, image: Tensor, s: Tensor) -> Tensor:
+        return self.denoiser.residual(w, image, s)
+
+
+class Taps(Features):
+    """The compact network's encoder half and middle: maps at strides 4, 8 and 16 of the high resolution."""
+
+    def __init__(self, denoiser: CompactDenoiser, process: Process):
+        super().__init__()
+        self.denoiser, self.process, self.widths = denoiser, process, tuple(denoiser.config.widths)
+        for name in ("up1", "up0", "dec1", "dec0", "out"):
+            delattr(denoiser.net, name)
+
+    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
+        w, s = clocked(self.process, z_t, t, cond.y)
+        net = self.denoiser.net
+        return net.encode(self.denoiser.encoder_input(w, cond.image, s), net.time(s))
+
+
+class CompactBase:
+    """The compact model, opened for training (`denoiser.Base`)."""
+
+    sigma_data = SIGMA_DATA
+
+    def __init__(
+        self,
+        denoiser: CompactDenoiser,
+        device: torch.device | str = "cpu",
+        critic: CompactDenoiser | None = None,
+    ):
+        """`critic`: another network, perhaps a larger one, that critics start from (DFOSD Tab. 6)."""
+        self.pretrained, self.device, self.critic = denoiser, torch.device(device), critic or denoiser
+
+    def process(self, view: str) -> Process:
+        """One of VIEWS. Raises ConfigError for another."""
+        if view not in VIEWS:
+            raise ConfigError(f"expected method.process to be one of {', '.join(VIEWS)} on the compact base, "
+                              f"found “{view}”")  # fmt: skip
+        return VIEWS[view]()
+
+    def network(self, role: str) -> CompactDenoiser:
+        """A copy of the pretrained network, channels last: the layout in which convolutions are quickest."""
+        source = self.critic if role == "critic" else self.pretrained
+        copy = CompactDenoiser(source.config)
+        copy.load_state_dict(source.state_dict())
+        copy.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return copy.requires_grad_(role != "teacher")
+
+    def denoiser(self, role: str, view: str) -> Clock:
+        return self.network(role).clock(self.process(view))
+
+    def residual(self) -> Residual:
+        """The network itself, trainable, for pre-training (`methods/teacher.py`)."""
+        return Residual(self.network("student"))
+
+    def features(self, role: str, view: str) -> Taps:
+        return Taps(self.network(role), self.process(view)).requires_grad_(role != "teacher")
+
+    def encode(self, x: Tensor) -> Tensor:
+        return encode(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return decode(z)
+
+    def cond(self, x_lq: Tensor) -> Cond:
+        """The condition of [B, 3, h, w] in [-1, 1]; h and w multiples of 4."""
+        image = x_lq.to(self.device)
+        return Cond(image=image, y=self.enlarge(image))
+
+    def restore(self, student: nn.Module, x_lq: Tensor) -> Tensor:
+        """The slot of `student`, a Clock or Residual, on images in [0, 1]; h and w multiples of 4."""
+        denoiser = cast(CompactDenoiser, student.denoiser)
+        return (decode(denoiser.slot(self.cond(x_lq * 2 - 1))).cpu() + 1) / 2
+
+    @functools.cached_property
+    def enlarge(self) -> Enlarge:
+        return Enlarge().to(self.device)
+
+
+def half_flow() -> Process:
+    """Rectified flow with noise of the latent's own standard deviation, 0.5 for images in [-1, 1].
+
+    The shift 0.5 spends the schedule where the residual is still visible: at sigma > 0.3 of the unshifted one
+    its share of the energy is below 0.12.
+    """
+    process = flow(1000, shift=0.5)
+    return dataclasses.replace(process, s=0.5 * process.s)
+
+
+VIEWS: dict[str, Callable[[], Process]] = {
+    "flow": half_flow,
+    "ddpm": ddpm,
+    "resshift": functools.partial(resshift, steps=15, kappa=0.5, min_noise_level=0.0125),
+}
+"""The processes of the compact base; ResShift's kappa and noise levels are scaled down with the latent."""
 
 
 class CompactStudent(nn.Module):
@@ -154,6 +277,19 @@ class CompactStudent(nn.Module):
         x = pad_to_multiple(x_lq, 4)
         z = self.net(x) + self.enlarge(x)  # in this order: the enlargement need not wait in memory
         return decode(z)[..., : SCALE * h, : SCALE * w]
+
+
+def mix(student: CompactDenoiser, plain: CompactDenoiser, fidelity: float) -> CompactDenoiser:
+    """A new network, (1 - fidelity) theta_student + fidelity theta_plain; exactly one of them at 0 and at 1.
+
+    Where the student was fine-tuned from `plain`, the networks between them work too (network interpolation:
+    ESRGAN, Wang et al. 2018, arXiv 1809.00219, Sec. 3.4).
+    """
+    theta, mixed = plain.state_dict(), CompactDenoiser(student.config)
+    mixed.load_state_dict(
+        {name: tensor.lerp(theta[name], fidelity) for name, tensor in student.state_dict().items()}
+    )
+    return mixed
 
 
 def fold_slot(denoiser: CompactDenoiser, info: dict[str, Any] | None = None) -> CompactStudent:

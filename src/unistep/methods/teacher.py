@@ -12,13 +12,14 @@ Players: student = the compact denoiser D(w, y, s) (design of the network: bases
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Batch, Terms
+from ..denoiser import Base, Batch, Distance, Terms
 from ..errors import ConfigError
+from ..losses import edge_loss, grid_loss
 
 
 @dataclass(frozen=True)
@@ -45,45 +46,68 @@ class TeacherConfig:
                               f"found {self.s_min}, {self.s_max} and {self.s_mean}")  # fmt: skip
 
 
+class ResidualBase(Base, Protocol):
+    """A base whose network can be asked for the residual itself, at any noise-to-signal ratio."""
+
+    def residual(self) -> nn.Module:
+        """(w [B, C, h, w], image [B, 3, h, w], s [B]) -> r_0, trainable."""
+        ...
+
+
 class Teacher:
     """Method: see the module's docstring. `sigma_data` and `decode` come from the base."""
 
     critic: nn.Module | None = None
+    critic_first = False
 
     def __init__(
         self, config: TeacherConfig, student: nn.Module, sigma_data: float,
-        decode: Callable[[Tensor], Tensor], perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+        decode: Callable[[Tensor], Tensor], perceptual: Distance | None = None,
     ):  # fmt: skip
         self.config, self.student, self.sigma_data = config, student, sigma_data
         self.decode, self.perceptual = decode, perceptual
 
-    def generator_loss(self, batch: Batch) -> tuple[Terms, Tensor]:
-        """`denoise` on the first images of the batch, the slot's terms on the others; z_hat is the slot's."""
-        c, sd, n = self.config, self.sigma_data, len(batch.x_lq)
-        split = n - round(c.slot_share * n)
-        s = torch.full((n,), math.inf, device=batch.x_lq.device)
-        s[:split] = sample_s(c, split, s.device)
-        r0 = batch.z_hq - batch.cond.y
-        w = torch.zeros_like(r0)
-        w[:split] = r0[:split] + s[:split].view(-1, 1, 1, 1) * torch.randn_like(r0[:split])
-        r = self.student(w, batch.cond.image, s)
+    @classmethod
+    def build(
+        cls, config: TeacherConfig, base: ResidualBase, perceptual: Callable[[str], Distance]
+    ) -> "Teacher":
+        distance = perceptual("lpips") if config.weight_lpips else None
+        return cls(config, base.residual(), base.sigma_data, base.decode, distance)
 
+    def split(self, batch: Batch) -> int:
+        """How many images of the batch, the first ones, train the denoiser."""
+        return len(batch.x_lq) - round(self.config.slot_share * len(batch.x_lq))
+
+    def generate(self, batch: Batch) -> Tensor:
+        """The slot's z_hat of the images after `split`."""
+        n = self.split(batch)
+        y, image = batch.cond.y[n:], batch.cond.image[n:]
+        if not len(y):
+            return y
+        z_hat: Tensor = y + self.student(torch.zeros_like(y), image, y.new_full((len(y),), math.inf))
+        return z_hat
+
+    def generator_loss(self, batch: Batch, z_hat: Tensor) -> Terms:
+        """`denoise` on the first images of the batch, the slot's terms on the others."""
+        c, sd, n = self.config, self.sigma_data, self.split(batch)
         terms: Terms = {}
-        if split:
-            weight = 1 / sd**2 + 1 / s[:split] ** 2  # 1 / c_out^2
-            error = (r[:split] - r0[:split]).square().mean(dim=(1, 2, 3))
+        if n:
+            r0 = (batch.z_hq - batch.cond.y)[:n]
+            s = sample_s(c, n, r0.device)
+            w = r0 + s.view(-1, 1, 1, 1) * torch.randn_like(r0)
+            error = (self.student(w, batch.cond.image[:n], s) - r0).square().mean(dim=(1, 2, 3))
+            weight = 1 / sd**2 + 1 / s**2  # 1 / c_out^2
             terms["denoise"] = c.weight_denoise * (weight * error).mean()
-        z_hat = batch.cond.y[split:] + r[split:]
-        if split < n:
-            terms["slot"] = c.weight_slot * (r[split:] - r0[split:]).abs().mean() / sd
-            x_hat, x_hq = self.decode(z_hat), batch.x_hq[split:]
+        if len(z_hat):
+            terms["slot"] = c.weight_slot * (z_hat - batch.z_hq[n:]).abs().mean() / sd
+            x_hat, x_hq = self.decode(z_hat), batch.x_hq[n:]
             if c.weight_edge:
                 terms["edge"] = c.weight_edge * edge_loss(x_hat, x_hq) / sd
-            if c.weight_lpips and self.perceptual is not None:
+            if self.perceptual is not None:
                 terms["lpips"] = c.weight_lpips * self.perceptual(x_hat, x_hq)
             if c.weight_grid:
                 terms["grid"] = c.weight_grid * grid_loss(x_hat, x_hq) / sd
-        return terms, z_hat
+        return terms
 
     def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
         """A teacher has no critic."""
@@ -93,24 +117,3 @@ class Teacher:
 def sample_s(c: TeacherConfig, n: int, device: torch.device) -> Tensor:
     """n noise-to-signal ratios, log-normal and clipped."""
     return (math.log(c.s_mean) + c.s_std * torch.randn(n, device=device)).exp().clamp(c.s_min, c.s_max)
-
-
-def edge_loss(x: Tensor, target: Tensor) -> Tensor:
-    """Mean absolute error of horizontal and vertical differences, at distances 1 and 2 pixels."""
-    error = x - target
-    distances = [error[..., d:, :] - error[..., :-d, :] for d in (1, 2)]
-    distances += [error[..., d:] - error[..., :-d] for d in (1, 2)]
-    return torch.stack([d.abs().mean() for d in distances]).mean()
-
-
-def grid_loss(x: Tensor, target: Tensor, period: int = 4, window: int = 8) -> Tensor:
-    """Mean absolute error of the period x period sub-pixel positions, each averaged over windows of cells.
-
-    Errors of content average out over a window; a pattern that repeats in every cell does not.
-    """
-    b, c, h, w = x.shape
-    cells = F.pixel_unshuffle(x - target, period).reshape(b, c * period**2, h // period, w // period)
-    size = min(window, h // period, w // period)
-    folded = F.avg_pool2d(cells, size, stride=max(1, size // 2))
-    folded = folded.reshape(b, c, period**2, *folded.shape[-2:])
-    return (folded - folded.mean(dim=2, keepdim=True)).abs().mean()
