@@ -13,11 +13,11 @@ import unistep
 SOURCE = Path(unistep.__file__).parent
 LAYERS = (
     "errors atomic process colour resize tiling image",
-    "denoiser losses",
-    "methods bases data metrics",
+    "denoiser losses featurenets",
+    "methods bases data metrics perceptual",
     "config",
-    "recipes checkpoint",
-    "progress upscaler",
+    "recipes checkpoint convert",
+    "progress players gate upscaler",
     "train batch evaluate bench",
     "commands",
     "cli __main__",
@@ -26,7 +26,7 @@ ROW = {name: row for row, names in enumerate(LAYERS) for name in names.split()}
 CORE = {"torch", "numpy", "PIL", "safetensors", "imagecodecs", "cyclopts"}
 EXTRA = {"train": {"accelerate", "tensorboard"}}
 """Module -> what it may import from an extra at its top."""
-APART = ("methods", "bases", "data", "metrics")
+APART = ("methods", "bases", "data", "metrics", "perceptual")
 """They never see each other."""
 
 
@@ -115,7 +115,7 @@ def test_a_foreign_import_is_seen():
 
 @pytest.mark.parametrize("name", modules())
 def test_no_pickle(name):
-    """Weights are read by safetensors alone: nothing unpickles a file."""
+    """Weights are read by safetensors alone: nothing but `models convert` unpickles a file."""
     tree = modules()[name]
     assert not {target.split(".")[0] for target in imports(name, tree)} & {
         "pickle",
@@ -124,7 +124,7 @@ def test_no_pickle(name):
         "shelve",
     }
     calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
-    assert not calls & {"torch.load", "torch.save"}
+    assert not calls & {"torch.load", "torch.save"} - ({"torch.load"} if name == "convert" else set())
     assert "allow_pickle=True" not in ast.unparse(tree)
 
 

@@ -19,9 +19,9 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from . import featurenets
 from .errors import ConfigError, ImageError, ModelError
 
 Score = Callable[..., Tensor]
@@ -95,18 +95,6 @@ def ssim_y(image: Tensor, reference: Tensor, *, protocol: Protocol = "pyiqa", bo
     return ((2 * mx * my + c1) / (mx * mx + my * my + c1) * contrast_structure).mean((1, 2, 3))
 
 
-class _Fire(nn.Module):
-    def __init__(self, c_in: int, c_squeeze: int, c_out: int) -> None:
-        super().__init__()
-        self.squeeze = nn.Conv2d(c_in, c_squeeze, 1)
-        self.expand1x1 = nn.Conv2d(c_squeeze, c_out // 2, 1)
-        self.expand3x3 = nn.Conv2d(c_squeeze, c_out // 2, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.squeeze(x).relu()
-        return torch.cat([self.expand1x1(x), self.expand3x3(x)], 1).relu()
-
-
 class LpipsSqueeze(nn.Module):
     """`LPIPS-squeeze*`: the LPIPS form (Zhang et al. 2018) over SqueezeNet 1.1, [B] float32, 0 if equal.
 
@@ -120,50 +108,21 @@ class LpipsSqueeze(nn.Module):
 
     def __init__(self, backbone: str | Path, heads: str | Path) -> None:
         super().__init__()
-        pool = nn.MaxPool2d(3, 2, ceil_mode=True)
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, 2), nn.ReLU(), pool, _Fire(64, 16, 128), _Fire(128, 16, 128),
-            pool, _Fire(128, 32, 256), _Fire(256, 32, 256),
-            pool, _Fire(256, 48, 384), _Fire(384, 48, 384), _Fire(384, 64, 512), _Fire(512, 64, 512),
-        )  # fmt: skip
-        self.taps = (1, 4, 7, 9, 10, 11, 12)
-        state = {k: v for k, v in _tensors(backbone).items() if k.startswith("features.")}
+        self.features = featurenets.FeatureNet("squeezenet")
         try:
-            self.load_state_dict(state)
-            linear = _tensors(heads)
-            for i, channels in enumerate((64, 128, 256, 384, 384, 512, 512)):
-                head = linear[f"lin{i}.model.1.weight"].float().view(1, channels, 1, 1)
-                self.register_buffer(f"head{i}", head)
-        except (RuntimeError, KeyError) as error:
+            self.features.load(featurenets.read(backbone)[0])
+            linear = featurenets.heads_of(featurenets.read(heads)[0], "squeezenet")
+        except ModelError as error:
             raise ModelError(f"{backbone}, {heads}: not SqueezeNet 1.1 and LPIPS heads: {error}") from error
-        # LPIPS's own input normalisation, which differs from ImageNet's, moved from [-1,1] to [0,1]
-        self.register_buffer("shift", (torch.tensor([-0.030, -0.088, -0.188]).view(1, 3, 1, 1) + 1) / 2)
-        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(1, 3, 1, 1) / 2)
-        self.eval().requires_grad_(False)
-
-    def _embed(self, x: Tensor) -> list[Tensor]:
-        x = (x.float() - self.get_buffer("shift")) / self.get_buffer("scale")
-        out = []
-        for i, layer in enumerate(self.features):
-            x = layer(x)
-            if i in self.taps:
-                # root of a sum plus a constant: a zero vector has a gradient
-                out.append(x / (x.square().sum(1, keepdim=True) + 1e-20).sqrt())
-        return out
+        for i, head in enumerate(linear):
+            self.register_buffer(f"head{i}", head)
 
     def forward(self, image: Tensor, reference: Tensor) -> Tensor:
-        _check(image, reference, least=32)
-        total = image.new_zeros(image.shape[0], dtype=torch.float32)
-        for i, (a, b) in enumerate(zip(self._embed(image), self._embed(reference), strict=True)):
-            total = total + (self.get_buffer(f"head{i}") * (a - b).square()).sum(1).mean((1, 2))
-        return total
-
-
-def _tensors(path: str | Path) -> dict[str, Tensor]:
-    try:
-        return load_file(path)
-    except Exception as error:  # safetensors raises its own type for damage, OSError for absence
-        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
+        _check(image, reference, least=featurenets.LEAST)
+        a, b = self.features(image.float()), self.features(reference.float())
+        return featurenets.lpips(
+            list(zip(a, b, strict=True)), [self.get_buffer(f"head{i}") for i in range(7)]
+        )
 
 
 class Niqe:

@@ -1,0 +1,81 @@
+"""Pickled weights to safetensors: the one place that opens a pickle.
+
+A pickle is a program. It is read by torch's weights-only reader, which knows tensors and plain containers, in
+a process of its own, which hands back nothing but the safetensors file.
+"""
+
+import hashlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from .atomic import atomic_path
+from .errors import ConfigError, ModelError
+
+
+def convert(src: Path, dst: Path) -> None:
+    """Write the state dict of the .pth file `src` to `dst`, every tensor in its dtype.
+
+    A state dict under the key "state_dict" is taken out of there. The metadata name the source and its
+    SHA-256. Raises ConfigError if `dst` exists or is no .safetensors, ModelError, with nothing written, if
+    `src` is missing or holds more than tensors.
+    """
+    if dst.suffix != ".safetensors" or dst.exists():
+        found = "one that exists" if dst.exists() else f"“{dst.name}”"
+        raise ConfigError(f"{dst}: expected the name of a new .safetensors file, found {found}: name another")
+    if not src.is_file():
+        raise ModelError(f"{src}: expected a file of pickled weights, found none: name another")
+    try:
+        with atomic_path(dst) as part:
+            # -P: not the modules of the current folder
+            command = [sys.executable, "-P", "-X", "utf8", "-m", __name__, str(src), str(part)]
+            done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
+            found = done.stdout.strip()
+            if done.returncode and found:
+                raise ModelError(f"{src}: expected a file of pickled tensors alone, found {found}")
+            if done.returncode:
+                reason = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
+                raise ModelError(f"{src}: could not be converted: {reason}")
+    except OSError as error:
+        raise ModelError(f"{dst}: cannot be written: {error}") from error
+
+
+def read(src: Path) -> dict[str, torch.Tensor]:
+    """The state dict of a pickled file. Raises ModelError that says what was found instead."""
+    try:
+        state: Any = torch.load(src, map_location="cpu", weights_only=True)
+    except Exception as error:  # the reader raises whatever a damaged file leads to
+        # torch's own text advises to trust the file
+        call = re.search(r"GLOBAL (\S+)", str(error))
+        found = f"one that would run “{call[1]}”" if call else "a damaged file or another kind of one"
+        raise ModelError(found) from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not state:
+        raise ModelError("no state dict")
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, torch.Tensor):
+            raise ModelError(f"“{key}”, which is of type {type(value).__name__}")
+    # safetensors refuses tensors that share memory
+    return {key: value.detach().clone().contiguous() for key, value in state.items()}
+
+
+def main(src: Path, part: Path) -> int:
+    """The process that reads: writes `part`, or prints what was found and returns 1."""
+    try:
+        with src.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        save_file(read(src), part, {"format": "pt", "source": src.name, "sha256": digest})
+    except ModelError as error:
+        print(error)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*map(Path, sys.argv[1:])))
