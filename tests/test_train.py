@@ -22,16 +22,16 @@ from torch import Tensor, nn
 
 from unistep import progress
 from unistep import train as module
-from unistep.bases.compact import SIGMA_DATA, CompactConfig, CompactDenoiser, decode, encode
 from unistep.checkpoint import load_student, read_header, read_tensors
 from unistep.config import Run, override
 from unistep.data.pairs import Photographs
 from unistep.denoiser import Batch, Terms
-from unistep.errors import ConfigError, DataError, TrainingError
-from unistep.methods.teacher import Teacher, TeacherConfig, edge_loss, grid_loss, sample_s
+from unistep.errors import ConfigError, DataError, TrainingError, UnistepError
+from unistep.methods.teacher import Teacher
+from unistep.players import players
 from unistep.progress import Log, Validation, progress_line, save_sheet
 from unistep.recipes import recipe
-from unistep.train import STATE, WEIGHTS, Residual, fit, learning_rate, main, players, precision, train
+from unistep.train import STATE, WEIGHTS, fit, learning_rate, main, precision, train
 
 TINY = [
     "method.slot_share=0.5",
@@ -143,6 +143,13 @@ def test_save_sheet(tmp_path):
 def test_progress_line():
     line = progress_line(50, 200, 0.5, {"student/slot": 0.25})
     assert line == "50/200  25.0 %  slot 0.2500  2.00 steps/s  ETA 0:01:15"
+
+
+def test_or_the_last_weights_are_kept(data, tmp_path, monkeypatch):
+    scores = iter([0.5, 0.25])
+    monkeypatch.setattr(Validation, "__call__", lambda *_: {"score": next(scores)})
+    fit(run("train.keep=last"), data, tmp_path / "run", quiet)
+    assert read_header(tmp_path / "run" / WEIGHTS)["scores"]["score"] == 0.25
 
 
 def test_the_best_weights_are_kept(data, tmp_path, monkeypatch):
@@ -282,10 +289,10 @@ def test_a_loss_that_is_not_finite_stops(data, tmp_path, monkeypatch):
     out, loss = tmp_path / "run", Teacher.generator_loss
     steps = []
 
-    def failing(self, batch):
-        terms, z_hat = loss(self, batch)
+    def failing(self, batch, z_hat):
+        terms = loss(self, batch, z_hat)
         steps.append(1)
-        return terms | ({"slot": terms["slot"] * float("nan")} if len(steps) == 3 else {}), z_hat
+        return terms | ({"slot": terms["slot"] * float("nan")} if len(steps) == 3 else {})
 
     monkeypatch.setattr(Teacher, "generator_loss", failing)
     expected = (
@@ -301,15 +308,19 @@ def test_a_loss_that_is_not_finite_stops(data, tmp_path, monkeypatch):
 class Toy:
     """Student: one weight towards 3; critic: one weight towards the student's output."""
 
+    critic_first = False
+
     def __init__(self, student: nn.Module, critic: nn.Module | None = None):
         self.student, self.critic = student, critic
 
-    def generator_loss(self, batch: Batch) -> tuple[Terms, Tensor]:
-        out = self.student(torch.ones(1, 1))
-        terms = {"fit": (out - 3).square().sum()}
+    def generate(self, batch: Batch) -> Tensor:
+        return self.student(torch.ones(1, 1))
+
+    def generator_loss(self, batch: Batch, z_hat: Tensor) -> Terms:
+        terms = {"fit": (z_hat - 3).square().sum()}
         if self.critic is not None:
-            terms["fool"] = 0.1 * self.critic(out).sum()
-        return terms, out
+            terms["fool"] = 0.1 * self.critic(z_hat).sum()
+        return terms
 
     def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
         assert not z_fake.requires_grad
@@ -329,7 +340,7 @@ def steps(method: Toy, settings: Run) -> Iterator[tuple[int, dict[str, float]]]:
 
 def test_a_gradient_that_is_not_finite_stops():
     method = toy()
-    method.generator_loss = lambda _: ({"root": (method.student.weight * 0).sqrt().sum()}, torch.zeros(1))
+    method.generator_loss = lambda *_: {"root": (method.student.weight * 0).sqrt().sum()}
     before = method.student.weight.clone()
     with pytest.raises(TrainingError, match="step 1: expected a finite loss, found student/grad_norm = nan"):
         next(steps(method, run()))
@@ -339,12 +350,22 @@ def test_a_gradient_that_is_not_finite_stops():
 def test_photographs_too_small_for_validation(tmp_path):
     Image.new("RGB", (80, 48)).save(tmp_path / "a.png")
     with pytest.raises(DataError, match=r"a\.png: expected at least 64 pixels on each side for validation"):
-        Validation(Photographs(tmp_path, 0.0), run(), tmp_path, torch.device("cpu"))
+        Validation(Photographs(tmp_path, 0.0), run(), tmp_path)
 
 
-def test_lpips_needs_its_files(data, tmp_path):
-    with pytest.raises(ConfigError, match=r"needs train\.squeezenet and train\.lpips_heads"):
-        fit(run("method.weight_lpips=1"), data, tmp_path / "run", quiet)
+def test_a_perceptual_loss_needs_its_network(data, tmp_path):
+    settings = run(
+        "method.weight_lpips=1", "train.features=squeezenet", "train.features_file=none.safetensors"
+    )
+    with pytest.raises(UnistepError, match=r"none\.safetensors"):
+        fit(settings, data, tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_student_needs_its_teacher(data, tmp_path):
+    student = override(recipe("compact-dfosd"), [*TINY[1:], "train.init="])
+    with pytest.raises(ConfigError, match=r"expected train\.init to name the teacher of compact-dfosd"):
+        fit(student, data, tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
 
 
@@ -391,6 +412,50 @@ def test_each_player_gets_its_own_gradient_alone():
     assert not torch.equal(method.critic.weight, critic)
 
 
+def test_a_critic_that_comes_first():
+    """It is updated on the same z_hat, and the student then meets the updated critic."""
+    settings, method = run("train.steps=1"), toy(critic=True)
+    method.critic_first = True
+    student, critic = (net.weight.detach().clone() for net in (method.student, method.critic))
+    loss, seen = method.generator_loss, {}
+
+    def watch(batch, z_hat):
+        seen["critic"], seen["student"] = (n.weight.detach().clone() for n in (method.critic, method.student))
+        seen["z_hat"] = z_hat
+        return loss(batch, z_hat)
+
+    method.generator_loss = watch
+    list(steps(method, settings))
+    assert not torch.equal(seen["critic"], critic) and torch.equal(seen["student"], student)
+    assert torch.equal(seen["critic"], method.critic.weight) and seen["z_hat"].requires_grad
+    assert not torch.equal(method.student.weight, student)
+
+
+def test_what_a_critic_remembers_is_kept():
+    """Buffers, such as the vectors of a spectral norm, are part of the state."""
+    settings, method = run(), toy()
+    method.critic = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    state = players(method, settings)["critic"].state()
+    assert {name for name in state if name.endswith(("_u", "_v"))}
+    other = toy()
+    torch.manual_seed(7)
+    other.critic = nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))
+    table = players(other, settings)
+    table["critic"].load_state(state)
+    for name, tensor in method.critic.state_dict().items():
+        assert torch.equal(tensor, other.critic.state_dict()[name])
+
+
+def test_the_average_stands_in_and_gives_way():
+    method = toy()
+    player = players(method, run())["student"]
+    own = method.student.weight.detach().clone()
+    player.ema["weight"].add_(1)
+    with player.averaged() as net:
+        assert net is method.student and torch.equal(net.weight, own + 1)
+    assert torch.equal(method.student.weight, own)
+
+
 def test_learning_rate():
     settings = run("train.steps=110", "train.warmup=10", "train.lr_min=0.1")
     rates = [learning_rate(settings, step) for step in range(111)]
@@ -427,105 +492,6 @@ def test_precisions(data, tmp_path):
         AcceleratorState._reset_state()
     assert norms["fp32"] != norms["bf16"] and norms["fp32"] == pytest.approx(norms["bf16"], rel=0.05)
     assert precision("auto") in ("no", "bf16")
-
-
-# The method
-
-
-def batch(n: int = 10, side: int = 16) -> tuple[CompactDenoiser, Batch]:
-    torch.manual_seed(0)
-    denoiser = CompactDenoiser(CompactConfig((8, 8, 8), (1, 1, 1)))
-    x_lq, x_hq = torch.rand(n, 3, side // 4, side // 4) * 2 - 1, torch.rand(n, 3, side, side) * 2 - 1
-    return denoiser, Batch(x_lq, x_hq, encode(x_hq), denoiser.cond(x_lq))
-
-
-def blurred(x: Tensor, target: Tensor) -> Tensor:
-    """A stand-in for a perceptual distance."""
-    return nn.functional.avg_pool2d(x - target, 4).abs().mean()
-
-
-def test_every_term_moves_the_student():
-    denoiser, one = batch()
-    teacher = Teacher(
-        TeacherConfig(weight_edge=0.5, weight_lpips=0.5, weight_grid=2.0),
-        Residual(denoiser), SIGMA_DATA, decode, blurred,
-    )  # fmt: skip
-    terms, z_hat = teacher.generator_loss(one)
-    assert set(terms) == {"denoise", "slot", "edge", "lpips", "grid"} and z_hat.shape == (7, 48, 4, 4)
-    parameters = dict(teacher.student.named_parameters())
-    for name, term in terms.items():
-        gradients = torch.autograd.grad(term, list(parameters.values()), retain_graph=True, allow_unused=True)
-        moved = {key for key, g in zip(parameters, gradients, strict=True) if g is not None and g.any()}
-        assert len(moved) > 0.9 * len(parameters) - len([k for k in parameters if "time" in k]), name
-    assert teacher.critic is None and teacher.critic_loss(one, z_hat) == {}
-
-
-def test_terms_are_the_equations():
-    denoiser, one = batch()
-    config = TeacherConfig(
-        weight_denoise=2.0, weight_slot=3.0, weight_edge=0.5, weight_lpips=0.25, weight_grid=1.5
-    )
-    teacher = Teacher(config, Residual(denoiser), SIGMA_DATA, decode, blurred)
-    torch.manual_seed(5)
-    with torch.no_grad():
-        terms, z_hat = teacher.generator_loss(one)
-        torch.manual_seed(5)
-        n = 3  # of 10: slot_share is 0.7
-        s = sample_s(config, n, torch.device("cpu"))
-        r0 = one.z_hq - one.cond.y
-        w = r0[:n] + s.view(-1, 1, 1, 1) * torch.randn(n, 48, 4, 4)
-        r = denoiser.residual(w, one.cond.image[:n], s)
-        c_out = s * SIGMA_DATA / (s**2 + SIGMA_DATA**2).sqrt()
-        denoise = ((r - r0[:n]).square().mean((1, 2, 3)) / c_out**2).mean()
-        slot = denoiser.slot(denoiser.cond(one.x_lq[n:]))
-    assert terms["denoise"].item() == pytest.approx(2 * denoise.item(), rel=1e-5)
-    torch.testing.assert_close(z_hat, slot)
-    assert terms["slot"].item() == pytest.approx(
-        3 * (slot - one.z_hq[n:]).abs().mean().item() / SIGMA_DATA, rel=1e-5
-    )
-    assert terms["edge"].item() == pytest.approx(
-        0.5 * edge_loss(decode(slot), one.x_hq[n:]).item() / SIGMA_DATA, rel=1e-5
-    )
-    assert terms["lpips"].item() == pytest.approx(0.25 * blurred(decode(slot), one.x_hq[n:]).item(), rel=1e-5)
-    assert terms["grid"].item() == pytest.approx(
-        1.5 * grid_loss(decode(slot), one.x_hq[n:]).item() / SIGMA_DATA, rel=1e-5
-    )
-
-
-def test_edge_loss():
-    x, target = torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)
-    x[..., 2:] = 1  # one vertical edge: 1 of 3 differences at distance 1, 2 of 2 at distance 2
-    assert edge_loss(x, target).item() == pytest.approx((0 + 0 + 1 / 3 + 1) / 4)
-    assert edge_loss(x + 0.5, x) == 0  # brightness is not an edge
-
-
-def test_grid_loss_sees_what_repeats_in_every_cell():
-    pattern = torch.zeros(1, 3, 64, 64)
-    pattern[..., ::4, ::4] = 1  # 1 of 16 positions: deviations 15/16 once, 1/16 fifteen times
-    flat = torch.full_like(pattern, 0.3)
-    assert grid_loss(pattern, torch.zeros_like(pattern)).item() == pytest.approx(2 * 15 / 16**2)
-    assert grid_loss(flat, torch.zeros_like(flat)).item() == pytest.approx(0, abs=1e-7)
-    torch.manual_seed(0)
-    noise = torch.randn(1, 3, 64, 64)  # as strong as the pattern is, but locked to nothing
-    noise *= (pattern - pattern.mean()).std() / noise.std()
-    assert grid_loss(noise, torch.zeros_like(noise)) < 0.25 * grid_loss(pattern, torch.zeros_like(pattern))
-
-
-@pytest.mark.parametrize("share,names", [(0.0, {"denoise"}), (1.0, {"slot"})])
-def test_shares_of_the_batch(share, names):
-    denoiser, one = batch(4)
-    terms, _ = Teacher(
-        TeacherConfig(slot_share=share), Residual(denoiser), SIGMA_DATA, decode
-    ).generator_loss(one)
-    assert set(terms) == names
-
-
-def test_noise_levels():
-    torch.manual_seed(0)
-    s = sample_s(TeacherConfig(), 20_000, torch.device("cpu"))
-    assert s.min() == pytest.approx(0.005) and s.max() == 5
-    assert s.log().median().item() == pytest.approx(math.log(0.12), abs=0.03)
-    assert s.log().std().item() == pytest.approx(1.2, abs=0.05)
 
 
 # The command

@@ -9,12 +9,15 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from .bases import CompactConfig
+from .bases import BASES, CompactConfig
 from .data.pairs import DataConfig
 from .errors import ConfigError
-from .methods import TeacherConfig
+from .methods import METHODS, DFOSDConfig, TADSRConfig, TeacherConfig, TSDSRConfig
 
 PRECISIONS = ("auto", "fp32", "bf16")
+NETWORKS = ("teacher", "squeezenet", "alexnet", "vgg16")
+
+MethodConfig = TeacherConfig | TSDSRConfig | DFOSDConfig | TADSRConfig
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,18 @@ class TrainConfig:
     seed: int = 0
     save_every: int = 500
     validate_every: int = 1000
+    keep: str = "best"
+    """Which averaged weights are written: those with the "best" held-out score, or the "last"."""
     init: str = ""
-    """Weights to start from (not resume): a Unistep file whose network fits."""
-    squeezenet: str = ""
-    lpips_heads: str = ""
-    """Files of SqueezeNet 1.1 and the LPIPS heads, when a method's weight_lpips is not 0."""
+    """Weights to start from (not resume), and the frozen teacher: a model's name or a Unistep file."""
+    critic_init: str = ""
+    """Weights that a critic starts from instead of train.init: perhaps a larger network (DFOSD Tab. 6)."""
+    features: str = "teacher"
+    """Whose features a perceptual loss compares: the teacher's own, or squeezenet, alexnet, vgg16."""
+    features_file: str = ""
+    """That network's weights in torchvision's layout (empty: the torch hub cache)."""
+    features_heads: str = ""
+    """The published weights of LPIPS or DISTS for it (empty: all channels count the same)."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "save_every", "validate_every"):
@@ -61,6 +71,12 @@ class TrainConfig:
             raise ConfigError(
                 f"expected train.precision to be {', '.join(PRECISIONS)}, found “{self.precision}”"
             )
+        if self.keep not in ("best", "last"):
+            raise ConfigError(f"expected train.keep to be best or last, found “{self.keep}”")
+        if self.features not in NETWORKS:
+            raise ConfigError(
+                f"expected train.features to be one of {', '.join(NETWORKS)}, found “{self.features}”"
+            )
         if not 0 <= self.seed < 2**32:
             raise ConfigError(f"expected train.seed to be from 0 to {2**32 - 1}, found {self.seed}")
 
@@ -71,12 +87,24 @@ class Run:
 
     name: str
     base: CompactConfig = field(default_factory=CompactConfig)
-    method: TeacherConfig = field(default_factory=TeacherConfig)
+    method: MethodConfig = field(default_factory=TeacherConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; `base` and `method` say which they are under "kind"."""
+        table = dataclasses.asdict(self)
+        table["base"]["kind"] = kind(self.base)
+        table["method"]["kind"] = kind(self.method)
+        return table
+
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+        return json.dumps(self.to_dict(), indent=1, sort_keys=True)
+
+
+def kind(config: Any) -> str:
+    """The name in METHODS or BASES that a Config belongs to."""
+    return next(name for name, (_, made) in {**METHODS, **BASES}.items() if made is type(config))
 
 
 def override(run: Run, assignments: list[str]) -> Run:

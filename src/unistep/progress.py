@@ -1,6 +1,7 @@
 """What a training run shows: losses as CSV and TensorBoard, held-out scores, validation sheets."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 from .atomic import atomic_write
-from .bases.compact import CompactDenoiser, decode
 from .config import Run
 from .data.degrade import DEGRADATIONS, degrade
 from .data.pairs import Photographs, load_rgb
@@ -52,7 +52,7 @@ class Log:
 
 
 class Validation:
-    """Scores the one-step slot on held-out photographs: always the same crops, each under two presets.
+    """Scores the one-step student on held-out photographs: always the same crops, each under two presets.
 
     `score`, by which the best weights are kept, is the mean over the presets of
 
@@ -65,8 +65,8 @@ class Validation:
     presets = ("realesrgan", "light")
     size, least, count, shown = 256, 64, 24, 6
 
-    def __init__(self, photographs: Photographs, run: Run, out: Path, device: torch.device):
-        self.sheets, self.device = out / "sheets", device
+    def __init__(self, photographs: Photographs, run: Run, out: Path):
+        self.sheets = out / "sheets"
         files = photographs.held_out or photographs.train
         step = max(1, len(files) // self.count)
         crops = []
@@ -88,12 +88,13 @@ class Validation:
         }
 
     @torch.no_grad()
-    def __call__(self, step: int, denoiser: CompactDenoiser) -> dict[str, float]:
+    def __call__(self, step: int, restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """`restore`: [B, 3, h, w] -> [B, 3, 4h, 4w], both in [0, 1]."""
         scores: dict[str, float] = {}
         gains, rows = [], []
         for name, (x_lq, x_hq) in self.pairs.items():
             bicubic = F.interpolate(x_lq, scale_factor=4, mode="bicubic").clamp(0, 1)
-            output = torch.cat([self._slot(denoiser, x) for x in torch.split(x_lq, 4)])
+            output = torch.cat([restore(x).clamp(0, 1) for x in torch.split(x_lq, 4)])
             gain = (psnr_y(output, x_hq) - psnr_y(bicubic, x_hq)).mean().item()
             distance = (swd(output, x_hq).mean() / swd(bicubic, x_hq).mean()).item()
             pattern = grid(output).mean().item()
@@ -104,10 +105,6 @@ class Validation:
             rows += [torch.cat(images, dim=2) for images in zip(*shown, strict=True)]
         save_sheet(self.sheets / f"step-{step:07d}.png", rows)
         return scores | {"score": sum(gains) / len(gains)}
-
-    def _slot(self, denoiser: CompactDenoiser, x_lq: Tensor) -> Tensor:
-        z_hat = denoiser.slot(denoiser.cond((x_lq * 2 - 1).to(self.device)))
-        return ((decode(z_hat).cpu() + 1) / 2).clamp(0, 1)
 
 
 def save_sheet(path: Path, rows: list[Tensor]) -> None:

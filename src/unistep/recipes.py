@@ -3,10 +3,10 @@
 import difflib
 from collections.abc import Callable
 
-from .config import Run, TrainConfig
+from .config import MethodConfig, Run, TrainConfig
 from .data.pairs import DataConfig
 from .errors import ConfigError
-from .methods import TeacherConfig
+from .methods import DFOSDConfig, TADSRConfig, TeacherConfig, TSDSRConfig
 
 
 def compact_teacher() -> Run:
@@ -19,8 +19,45 @@ def compact_teacher() -> Run:
     )
 
 
+def compact_student(name: str, method: MethodConfig) -> Run:
+    """What the three students share: the teacher they start from, data, batch and rates."""
+    return Run(
+        name=name,
+        method=method,
+        data=DataConfig(patch=128),
+        train=TrainConfig(
+            steps=2_000, batch=6, lr=2e-4, lr_critic=4e-4, lr_min=0.05, warmup=20, ema=0.99,
+            init="compact-teacher", keep="last", save_every=200, validate_every=500,
+        ),
+    )  # fmt: skip
+
+
+def compact_tsdsr() -> Run:
+    """TSD-SR on the compact base."""
+    return compact_student(
+        "compact-tsdsr",
+        TSDSRConfig(guidance=1.0, t_min=20, t_max=650, gamma=64.0, weight_mse=1.0, weight_lpips=0.3),
+    )
+
+
+def compact_dfosd() -> Run:
+    """DFOSD on the compact base."""
+    return compact_student(
+        "compact-dfosd",
+        DFOSDConfig(t_nad_max=400, weight_mse=44.0, lambda_perceptual=0.15, lambda_adv=3.0, weight_grid=1.0),
+    )
+
+
+def compact_tadsr() -> Run:
+    """TAD-SR on the compact base."""
+    return compact_student("compact-tadsr", TADSRConfig(teacher_steps=8, weight_distill=16.0, lambda_hsd=4.0))
+
+
 RECIPES: dict[str, Callable[[], Run]] = {
     "compact-teacher": compact_teacher,
+    "compact-tsdsr": compact_tsdsr,
+    "compact-dfosd": compact_dfosd,
+    "compact-tadsr": compact_tadsr,
 }
 
 

@@ -6,7 +6,7 @@ one that was not.
 """
 
 import contextlib
-import dataclasses
+import functools
 import json
 import math
 import time
@@ -15,17 +15,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from . import checkpoint
 from .atomic import atomic_write, remove_leftovers
-from .bases.compact import SIGMA_DATA, CompactDenoiser, decode, encode
-from .config import Run, override
+from .bases import CompactBase
+from .bases.compact import CompactDenoiser
+from .config import Run, kind, override
 from .data.pairs import Pairs, Photographs, batches
-from .denoiser import Batch, Method
+from .denoiser import Base, Batch, Denoiser, Distance, Method
 from .errors import ConfigError, TrainingError
-from .methods import Teacher
-from .metrics import LpipsSqueeze
+from .gate import measure
+from .methods import METHODS, Teacher
+from .perceptual import TeacherFeatures, open_distance
+from .players import Player, players
 from .progress import Log, Validation, progress_line
 from .recipes import recipe
 
@@ -36,55 +39,8 @@ except ImportError as error:
 
 STATE = "state.safetensors"
 WEIGHTS = "weights.safetensors"
-
-
-class Player:
-    """One trained network: its optimiser and, for the student, the moving average of its weights."""
-
-    def __init__(self, net: nn.Module, lr: float, run: Run, ema: bool):
-        self.net, self.lr = net, lr
-        self.params = {name: p for name, p in net.named_parameters() if p.requires_grad}
-        self.optimiser = torch.optim.AdamW(
-            self.params.values(), lr=lr, betas=run.train.betas, weight_decay=run.train.weight_decay
-        )
-        self.ema = {name: p.detach().clone() for name, p in self.params.items()} if ema else {}
-
-    @torch.no_grad()
-    def average(self, decay: float) -> None:
-        for name, mean in self.ema.items():
-            mean.lerp_(self.params[name].detach(), 1 - decay)
-
-    def state(self) -> dict[str, Tensor]:
-        """Weights, average and the optimiser's moments under flat names."""
-        tensors = {f"net.{name}": p.detach() for name, p in self.params.items()}
-        tensors |= {f"ema.{name}": mean for name, mean in self.ema.items()}
-        for name, p in self.params.items():
-            tensors |= {
-                f"optim.{key}.{name}": value for key, value in self.optimiser.state.get(p, {}).items()
-            }
-        return tensors
-
-    @torch.no_grad()
-    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, p in self.params.items():
-            p.copy_(tensors[f"net.{name}"])
-            if self.ema:
-                self.ema[name].copy_(tensors[f"ema.{name}"])
-            if f"optim.step.{name}" in tensors:
-                # With p's device and memory format: the arithmetic is then that of an unbroken run.
-                moments = {
-                    key: torch.empty_like(p).copy_(tensors[f"optim.{key}.{name}"])
-                    for key in ("exp_avg", "exp_avg_sq")
-                }
-                self.optimiser.state[p] = {"step": tensors[f"optim.step.{name}"].clone(), **moments}
-
-
-def players(method: Method, run: Run) -> dict[str, Player]:
-    """The student and, if the method has one, the critic."""
-    table = {"student": Player(method.student, run.train.lr, run, ema=True)}
-    if method.critic is not None:
-        table["critic"] = Player(method.critic, run.train.lr_critic, run, ema=False)
-    return table
+GATED = 8
+"""How many held-out crops the teacher is measured on."""
 
 
 def learning_rate(run: Run, step: int) -> float:
@@ -135,14 +91,25 @@ def train(
         if step >= run.train.steps:
             return
         torch.manual_seed(run.train.seed * 1_000_003 + step)
-        with accelerator.autocast():
-            terms, z_fake = method.generator_loss(batch)
-        losses = update("student", terms, step)
-        table["student"].average(min(run.train.ema, (step + 1) / (step + 10)))
-        if "critic" in table:
+        losses: dict[str, float] = {}
+
+        def update_critic(z_fake: Tensor, batch: Batch = batch, step: int = step) -> dict[str, float]:
+            if "critic" not in table:
+                return {}
             with accelerator.autocast():
-                terms = method.critic_loss(batch, z_fake.detach())
-            losses |= update("critic", terms, step)
+                terms = method.critic_loss(batch, z_fake)
+            return update("critic", terms, step)
+
+        with accelerator.autocast():
+            z_hat = method.generate(batch)
+        if method.critic_first:
+            losses |= update_critic(z_hat.detach())
+        with accelerator.autocast():
+            terms = method.generator_loss(batch, z_hat)
+        losses |= update("student", terms, step)
+        table["student"].average(min(run.train.ema, (step + 1) / (step + 10)))
+        if not method.critic_first:
+            losses |= update_critic(z_hat.detach())
         yield step + 1, losses
 
 
@@ -155,17 +122,17 @@ def precision(wish: str) -> str:
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
 
 
-def make_batches(denoiser: CompactDenoiser, pairs: Pairs, run: Run, device: torch.device) -> Iterator[Batch]:
+def make_batches(base: Base, pairs: Pairs, run: Run, device: torch.device) -> Iterator[Batch]:
     """Batches on `device`, from the position of `pairs`."""
     for x_lq, x_hq in batches(pairs, run.train.batch, run.data.workers):
         x_lq, x_hq = x_lq.to(device), x_hq.to(device)
-        yield Batch(x_lq, x_hq, encode(x_hq), denoiser.cond(x_lq))
+        yield Batch(x_lq, x_hq, base.encode(x_hq), base.cond(x_lq))
 
 
 def save_state(path: Path, table: Mapping[str, Player], step: int, run: Run) -> None:
     """Everything that a resumed run needs, atomically."""
     tensors = {f"{name}.{key}": t for name, player in table.items() for key, t in player.state().items()}
-    checkpoint.save_weights(path, tensors, {"step": step, "run": dataclasses.asdict(run)}, torch.float32)
+    checkpoint.save_weights(path, tensors, {"step": step, "run": run.to_dict()}, torch.float32)
 
 
 def load_state(path: Path, table: Mapping[str, Player]) -> int:
@@ -194,18 +161,8 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
     accelerator = Accelerator(mixed_precision=precision(run.train.precision))
     photographs = Photographs(data, run.data.holdout)
     torch.manual_seed(run.train.seed)
-    denoiser = CompactDenoiser(run.base)
-    parent: dict[str, Any] = {}
-    if run.train.init:
-        source, parent = checkpoint.load_denoiser(run.train.init)
-        if source.config != run.base:
-            raise ConfigError(
-                f"expected train.init to hold a network of {run.base}, found {source.config}: "
-                "set base.widths and base.blocks"
-            )
-        denoiser.load_state_dict(source.state_dict())
-    denoiser = placed(denoiser, accelerator.device)
-    method = make_method(run, denoiser, accelerator.device)
+    base, parent = open_base(run, accelerator.device)
+    method = build(run, base, accelerator.device)
     table = players(method, run)
 
     out.mkdir(parents=True, exist_ok=True)
@@ -225,9 +182,10 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
         f"{accelerator.device}, {accelerator.mixed_precision}; step {start} of {run.train.steps}"
     )
     pairs.preload()
-    validate = Validation(photographs, run, out, accelerator.device)
+    validate = Validation(photographs, run, out)
     header = {
         "run": portable(run),
+        **lessons(method, base, run, validate, report),
         "data": {
             "sha256": photographs.digest(),
             "images": len(photographs.train),
@@ -240,7 +198,7 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
     best = best_score(out / WEIGHTS)
     started = time.monotonic()
     with contextlib.closing(Log(out, start)) as log:
-        for step, losses in train(method, make_batches(denoiser, pairs, run, accelerator.device), run, table,
+        for step, losses in train(method, make_batches(base, pairs, run, accelerator.device), run, table,
                                   accelerator, start):  # fmt: skip
             log.losses(step, losses)
             last = step == run.train.steps
@@ -249,10 +207,11 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
                 line = progress_line(step, run.train.steps, rate, losses)
                 tick(step / run.train.steps, line) if tick else report(line)
             if step % run.train.validate_every == 0 or last:
-                scores = validate(step, averaged(denoiser, table["student"]))
+                with table["student"].averaged() as student:
+                    scores = validate(step, functools.partial(base.restore, student))
                 log.losses(step, {f"held_out/{name}": value for name, value in scores.items()})
                 report(f"step {step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-                if scores["score"] >= best or not (out / WEIGHTS).exists():
+                if run.train.keep == "last" or scores["score"] >= best or not (out / WEIGHTS).exists():
                     best = scores["score"]
                     made = [
                         *header["history"],
@@ -270,50 +229,56 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
     return out / WEIGHTS
 
 
-def make_method(run: Run, denoiser: CompactDenoiser, device: torch.device) -> Method:
-    """The run's method on its players."""
-    perceptual: Callable[[Tensor, Tensor], Tensor] | None = None
-    if run.method.weight_lpips:
-        if not (run.train.squeezenet and run.train.lpips_heads):
+def open_base(run: Run, device: torch.device) -> tuple[Base, dict[str, Any]]:
+    """The base of the run on `device`, and the header of the weights that it starts from ({} for none)."""
+    if not run.train.init:
+        if kind(run.method) != "teacher":
             raise ConfigError(
-                "method.weight_lpips needs train.squeezenet and train.lpips_heads: the files of "
-                "SqueezeNet 1.1 and of the LPIPS heads"
+                f"expected train.init to name the teacher of {run.name} (a model's name or a Unistep file), "
+                "found nothing: set train.init"
             )
-        lpips = LpipsSqueeze(run.train.squeezenet, run.train.lpips_heads).to(device)
-
-        def perceptual(x: Tensor, target: Tensor) -> Tensor:
-            # Strided features hand back a gradient with their own grid; a new offset each time leaves none in
-            # step with the network's 4-pixel cells.
-            down, right = torch.randint(4, (2,)).tolist()
-            pair = [(image[..., down:, right:] + 1) / 2 for image in (x, target)]
-            distance: Tensor = lpips(*pair)
-            return distance.mean()
-
-    return Teacher(run.method, Residual(denoiser), SIGMA_DATA, decode, perceptual)
+        return CompactBase(CompactDenoiser(run.base), device), {}
+    denoiser, header = checkpoint.load_denoiser(run.train.init)
+    if denoiser.config != run.base:
+        raise ConfigError(
+            f"expected train.init to hold a network of {run.base}, found {denoiser.config}: "
+            "set base.widths and base.blocks"
+        )
+    critic = checkpoint.load_denoiser(run.train.critic_init)[0] if run.train.critic_init else None
+    return CompactBase(denoiser, device, critic), header
 
 
-class Residual(nn.Module):
-    """The denoiser's `residual` as a module's forward: all that a wrapper for many processes lets through."""
+def build(run: Run, base: Base, device: torch.device) -> Method:
+    """The run's method on its players."""
 
-    def __init__(self, denoiser: CompactDenoiser):
-        super().__init__()
-        self.denoiser = denoiser
+    def perceptual(form: str) -> Distance:
+        teacher = None
+        if run.train.features == "teacher":
+            teacher = TeacherFeatures(base.features("teacher", "ddpm"), base.encode, base.cond)
+        t = run.train
+        return open_distance(form, t.features, t.features_file, t.features_heads, teacher, device)
 
-    def forward(self, w: Tensor, image: Tensor, s: Tensor) -> Tensor:
-        return self.denoiser.residual(w, image, s)
+    made: type[Method] = METHODS[kind(run.method)][0]
+    method = made.build(run.method, base, perceptual)
+    for player in (method.student, method.critic):
+        if player is not None:
+            player.to(device)
+    return method
 
 
-def placed(denoiser: CompactDenoiser, device: torch.device) -> CompactDenoiser:
-    """On its device, channels last: the layout in which convolutions are quickest."""
-    denoiser.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return denoiser
-
-
-def averaged(denoiser: CompactDenoiser, student: Player) -> CompactDenoiser:
-    """A copy of the denoiser with the moving average of its weights."""
-    copy = placed(CompactDenoiser(denoiser.config), next(denoiser.parameters()).device)
-    copy.load_state_dict(weights_of(student))
-    return copy.eval()
+def lessons(method: Method, base: Base, run: Run, validate: Validation, report: Report) -> dict[str, Any]:
+    """What a student's header says of its teacher: the file, and how good its samples are."""
+    if isinstance(method, Teacher):
+        return {}
+    file = checkpoint.resolve(run.train.init)
+    about: dict[str, Any] = {"plain": {"name": file.stem, "sha256": checkpoint.sha256(file)}}
+    teacher = getattr(method, "teacher", None)
+    if isinstance(teacher, Denoiser):
+        x_lq, x_hq = (x[:GATED] for x in validate.pairs["light"])
+        gate = measure(teacher, base, x_lq, x_hq)
+        report(str(gate))
+        about["teacher"] = gate.to_dict()
+    return about
 
 
 def weights_of(student: Player) -> dict[str, Tensor]:
@@ -345,8 +310,8 @@ def claim(out: Path, run: Run) -> None:
 
 def portable(run: Run) -> dict[str, Any]:
     """The run for a weights file's header: files by name alone, where they lie is nobody's business."""
-    public = dataclasses.asdict(run)
-    for name in ("init", "squeezenet", "lpips_heads"):
+    public = run.to_dict()
+    for name in ("init", "critic_init", "features_file", "features_heads"):
         public["train"][name] = Path(public["train"][name]).name
     return public
 

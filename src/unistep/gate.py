@@ -1,0 +1,78 @@
+"""Is the teacher good enough to teach? Its samples are measured before a student learns from them."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .denoiser import Base, Denoiser, sample, times
+from .metrics import gradient_energy, psnr_y, swd
+
+STEPS = 8
+ENERGY = 0.1
+"""The gradient energy of its samples may differ by this share from the photographs'."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A teacher's samples on held-out photographs, beside its own answer in one step."""
+
+    steps: int
+    psnr_gain: float
+    """PSNR-Y over bicubic, dB; samples lose a little against the one-step answer, not much."""
+    gradient_energy: float
+    """Of the photographs' own (1 is equal)."""
+    swd: float
+    """Sliced Wasserstein distance to the photographs, as a ratio to bicubic's."""
+    swd_slot: float
+    """The same for the one-step answer."""
+
+    @property
+    def passes(self) -> bool:
+        return abs(self.gradient_energy - 1) <= ENERGY and self.swd < self.swd_slot
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"passes": self.passes}
+
+    def __str__(self) -> str:
+        reasons = []
+        if abs(self.gradient_energy - 1) > ENERGY:
+            reasons.append(
+                f"gradient energy {self.gradient_energy:.2f}, expected {1 - ENERGY} to {1 + ENERGY}"
+            )
+        if self.swd >= self.swd_slot:
+            reasons.append(f"SWD {self.swd:.2f}, expected below its one-step answer's {self.swd_slot:.2f}")
+        verdict = "below its gate (" + "; ".join(reasons) + ")" if reasons else "good enough to teach"
+        return (
+            f"teacher: {verdict}; {self.steps}-step samples: PSNR {self.psnr_gain:+.2f} dB against bicubic, "
+            f"gradient energy {self.gradient_energy:.2f}, SWD {self.swd:.2f}"
+        )
+
+
+@torch.no_grad()
+def measure(teacher: Denoiser, base: Base, x_lq: Tensor, x_hq: Tensor, steps: int = STEPS) -> Gate:
+    """The gate of `teacher` on pairs in [0, 1], deterministic steps from seeded noise."""
+    process = teacher.process
+    generator = torch.Generator().manual_seed(0)
+    samples, slots = [], []
+    for x in torch.split(x_lq, 4):
+        cond = base.cond(x * 2 - 1)
+        eps = torch.randn(cond.y.shape, generator=generator).to(cond.y)
+        last = torch.full((len(x),), len(process) - 1, device=cond.y.device)
+        z_last = process.perturb(cond.y, eps, last, cond.y)
+        samples.append(sample(teacher, process, z_last, times(process, steps), cond))
+        slots.append(teacher(z_last, last, cond))
+    outputs, one_step = (
+        torch.cat([((base.decode(z).cpu() + 1) / 2).clamp(0, 1) for z in zs]) for zs in (samples, slots)
+    )
+    bicubic = F.interpolate(x_lq, scale_factor=4, mode="bicubic").clamp(0, 1)
+    distance = swd(bicubic, x_hq).mean()
+    return Gate(
+        steps,
+        (psnr_y(outputs, x_hq) - psnr_y(bicubic, x_hq)).mean().item(),
+        gradient_energy(outputs, x_hq).mean().item(),
+        (swd(outputs, x_hq).mean() / distance).item(),
+        (swd(one_step, x_hq).mean() / distance).item(),
+    )
