@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,13 +9,13 @@ import torch
 from safetensors.torch import save_file
 
 from unistep import checkpoint
-from unistep.bases import CompactConfig, CompactDenoiser
+from unistep.bases.compact import CompactConfig, CompactDenoiser
 from unistep.checkpoint import load_denoiser, load_student, read_header, read_tensors, resolve, save_weights
-from unistep.config import Run, from_json
+from unistep.config import Run
 from unistep.errors import ModelError
 
 RUN = Run("test", base=CompactConfig((4, 8, 12), (1, 1, 2)))
-HEADER = {"run": asdict(RUN), "steps": 3, "samples": 12, "scores": {"score": 0.1 + 0.2}, "history": []}
+HEADER = {"run": RUN.to_dict(), "steps": 3, "samples": 12, "scores": {"score": 0.1 + 0.2}, "history": []}
 
 
 @pytest.fixture
@@ -36,7 +35,7 @@ def test_header_and_tensors_come_back(weights, denoiser):
     header = read_header(weights)
     assert {key: header[key] for key in HEADER} == json.loads(json.dumps(HEADER))
     assert header["format"] == checkpoint.FORMAT
-    assert from_json(header["run"], Run) == RUN
+    assert Run.from_dict(header["run"]) == RUN
     tensors = read_tensors(weights)
     assert set(tensors) == set(denoiser.state_dict())
     assert all(torch.equal(tensors[name], value) for name, value in denoiser.state_dict().items())

@@ -33,7 +33,7 @@ class Upscaler:
     loads, calls = [], []
 
     @classmethod
-    def from_pretrained(cls, name=None, *, device="auto", dtype="auto"):
+    def from_pretrained(cls, name=None, *, device="auto", dtype="auto", fidelity=None):
         if name == "missing":
             raise ModelError("there is no model named missing")
         cls.loads.append((name, device))

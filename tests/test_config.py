@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unistep.config import Run, TrainConfig, from_json, keys, override
+from unistep.config import Run, TrainConfig, keys, override
 from unistep.errors import ConfigError
 from unistep.recipes import RECIPES, recipe
 
@@ -112,7 +112,7 @@ def test_keys_are_all_settings():
 def test_recipes_survive_json(name):
     run = recipe(name)
     assert run.name == name
-    back = from_json(json.loads(run.to_json()), Run)
+    back = Run.from_dict(json.loads(run.to_json()))
     assert back == run
     assert type(back.base.widths) is tuple and type(back.train.betas) is tuple
 
@@ -127,20 +127,41 @@ def test_any_run_survives_json(steps, lr, init, sharpen, share):
         train=TrainConfig(steps=steps, lr=lr, init=init),
         data=dataclasses.replace(RUN.data, usm_sharpen=sharpen, degradations=share),
     )
-    assert from_json(json.loads(run.to_json()), Run) == run
+    assert Run.from_dict(json.loads(run.to_json())) == run
 
 
 @pytest.mark.parametrize(
-    "value", [[], 3, {"name": 3}, {"name": "a", "base": []}, {"name": "a", "train": {"lr": float("nan")}}]
+    "value",
+    [
+        [],
+        3,
+        {"name": "a"},
+        {"name": 3},
+        {"base": []},
+        {"method": 3},
+        {"train": []},
+        {"train": {"lr": float("nan")}},
+    ],
 )
 def test_foreign_json_is_refused(value):
+    table = json.loads(RUN.to_json())
     with pytest.raises(ValueError, match="expected"):
-        from_json(value, Run)
+        Run.from_dict({**table, **value} if isinstance(value, dict) and value != {"name": "a"} else value)
 
 
 def test_unknown_settings_in_json_are_named():
     with pytest.raises(ConfigError, match="unknown settings in TrainConfig: speed"):
-        from_json({"name": "a", "train": {"speed": 1}}, Run)
+        Run.from_dict(json.loads(RUN.to_json()) | {"train": {"speed": 1}})
+    with pytest.raises(
+        ConfigError, match="expected method to be one of teacher, tsdsr, dfosd, tadsr, found “x”"
+    ):
+        Run.from_dict(json.loads(RUN.to_json()) | {"method": {"kind": "x"}})
+
+
+def test_a_header_without_kinds_is_a_teacher_on_the_compact_base():
+    table = json.loads(RUN.to_json())
+    assert table["base"].pop("kind") == "compact" and table["method"].pop("kind") == "teacher"
+    assert Run.from_dict(table) == RUN
 
 
 def test_unknown_recipes():

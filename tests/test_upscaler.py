@@ -309,8 +309,8 @@ def test_model_that_is_not_finite() -> None:
 def test_from_pretrained_loads_the_named_model(monkeypatch) -> None:
     asked = []
 
-    def load(name):
-        asked.append(name)
+    def load(name, fidelity):
+        asked.append((name, fidelity))
         model = Nearest()
         model.info = {"steps": 7}
         return model
@@ -318,8 +318,8 @@ def test_from_pretrained_loads_the_named_model(monkeypatch) -> None:
     monkeypatch.setattr("unistep.upscaler.load_student", load)
     upscaler = Upscaler.from_pretrained("some.safetensors", device="cpu", dtype="float16")
     assert upscaler.info == {"steps": 7} and upscaler.device.type == "cpu" and upscaler.dtype == torch.float16
-    Upscaler.from_pretrained(device="cpu")
-    assert asked == ["some.safetensors", None]
+    Upscaler.from_pretrained(device="cpu", fidelity=0.5)
+    assert asked == [("some.safetensors", None), (None, 0.5)]
 
 
 def test_automatic_device_and_dtype() -> None:

@@ -1,10 +1,13 @@
 """Weights as one .safetensors file: tensors, and in the header everything that made them.
 
 The header's "unistep" entry is JSON: `run` (the whole Run), `steps` (all steps, earlier runs included),
-`samples`, `data` (hash and count of the training photographs), `scores`, `history`. Nothing here pickles.
+`samples`, `data` (hash and count of the training photographs), `scores`, `history`; of a distilled student
+also `plain` (name and sha256 of the file whose slot it was trained from) and, where its author chose one,
+`fidelity` (0 to 1, the default mix of the two). Nothing here pickles.
 """
 
 import contextlib
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -18,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .atomic import atomic_write
-from .bases.compact import CompactConfig, CompactDenoiser, CompactStudent, fold_slot
+from .bases.compact import CompactConfig, CompactDenoiser, CompactStudent, fold_slot, mix
 from .config import from_json
 from .errors import ConfigError, ModelError
 
@@ -46,6 +49,12 @@ def resolve(name_or_path: str | os.PathLike[str] | None) -> Path:
     raise ModelError(
         f"expected a model's name ({names}) or a .safetensors file, found “{name}”, which is neither"
     )
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_weights(
@@ -100,11 +109,12 @@ def load_denoiser(
     path = resolve(name_or_path)
     header = read_header(path)
     try:
-        config: CompactConfig = from_json(header["run"]["base"], CompactConfig)
+        shape = {key: value for key, value in header["run"]["base"].items() if key != "kind"}
+        config: CompactConfig = from_json(shape, CompactConfig)
         denoiser = CompactDenoiser(config)
         tensors = read_tensors(path)
         denoiser.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except (KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{path}: expected the weights of a compact model, found others: {reason}"
@@ -114,10 +124,59 @@ def load_denoiser(
     return denoiser.eval(), header
 
 
-def load_student(name_or_path: str | os.PathLike[str] | None = None) -> CompactStudent:
+def plain_file(path: Path, header: Mapping[str, Any]) -> Path | None:
+    """The plain model of the student in `path`: embedded, or beside it; None if `header` names none.
+
+    Raises ModelError if it is not there, or its bytes are not those that the student was trained from.
+    """
+    if "plain" not in header:
+        return None
+    try:
+        name, wanted = str(header["plain"]["name"]), str(header["plain"]["sha256"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{path}: expected a header written by Unistep, found a damaged “plain”") from error
+    beside = path.parent / f"{Path(name).name}.safetensors"  # a header leads to no other folder
+    found = "none"
+    for file in (embedded().get(name, beside), beside):
+        if file.is_file():
+            found = sha256(file)
+            if found == wanted:
+                return file
+    raise ModelError(
+        f"{path}: expected the plain model {name} with sha256 {wanted}, found {found}; "
+        "put it next to the file, or take fidelity 0"
+    )
+
+
+def default_fidelity(path: Path, header: Mapping[str, Any]) -> float:
+    """The fidelity that the header of `path` asks for, 0 if it asks for none. Raises ModelError."""
+    value = header.get("fidelity", 0)
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ModelError(f"{path}: expected the header's fidelity to be from 0 to 1, found {value}")
+    return float(value)
+
+
+def load_student(
+    name_or_path: str | os.PathLike[str] | None = None, fidelity: float | None = None
+) -> CompactStudent:
     """A one-step model ready to run: [B, 3, h, w] in [-1, 1] -> [B, 3, 4h, 4w]. `info` is the file's header.
 
-    `name_or_path`: an embedded model's name, a file, or None for the default. Raises ModelError.
+    `name_or_path`: an embedded model's name, a file, or None for the default.
+    `fidelity`: from 0 (the restored detail, as trained) to 1 (the plain reconstruction: the slot of the
+    network that it was trained from); None: the file's default. The weights are mixed, so it is one call
+    as ever. A model that names no plain one is its own: every fidelity gives the same.
+
+    Raises ConfigError for another fidelity; ModelError for a damaged file or a plain model that is missing.
     """
-    denoiser, header = load_denoiser(name_or_path)
+    if fidelity is not None and not 0 <= fidelity <= 1:
+        raise ConfigError(f"expected fidelity to be from 0 to 1, found {fidelity}")
+    path = resolve(name_or_path)
+    denoiser, header = load_denoiser(path)
+    if fidelity is None:
+        fidelity = default_fidelity(path, header)
+    if fidelity and (file := plain_file(path, header)):
+        plain, _ = load_denoiser(file)
+        if plain.config != denoiser.config:
+            raise ModelError(f"{path}: expected its plain model {file} to have the same shape, found another")
+        denoiser = mix(denoiser, plain, fidelity)
     return fold_slot(denoiser, header)

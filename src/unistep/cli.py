@@ -50,7 +50,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-models = App(name="models", help="The models inside the package: list, verify.", help_epilogue="")
+models = App(name="models", help="Weights: list, verify, convert.", help_epilogue="")
 app.command(models)
 
 
@@ -178,6 +178,14 @@ def upscale(
             group=WAY,
         ),
     ] = None,
+    fidelity: Annotated[
+        float | None,
+        _option(
+            "0 (restored detail) to 1 (plain, smallest error). Default: as the model needs.",
+            "--fidelity",
+            group=WAY,
+        ),
+    ] = None,
     seed: Annotated[int, _option("For models that draw noise.", "--seed", group=WAY)] = 0,
     jsonl: Annotated[bool, _option("JSON lines on stdout, for programs.", "--jsonl", group=WAY)] = False,
     dry_run: Annotated[bool, _option("Only say what would be done.", "--dry-run", group=WAY)] = False,
@@ -192,6 +200,8 @@ def upscale(
         raise ConfigError(f"--{' and --'.join(sizing)} exclude each other: give one of them")
     if quality is not None and not 1 <= quality <= 100:
         raise ConfigError(f"--quality goes from 1 to 100, found {quality}")
+    if fidelity is not None and not 0 <= fidelity <= 1:
+        raise ConfigError(f"expected --fidelity to be from 0 to 1, found {fidelity}")
     jobs = batch.plan(
         inputs, output, sizing=sizing, suffix=suffix, format=format, recursive=recursive, existing=existing
     )
@@ -204,6 +214,7 @@ def upscale(
         device=device,
         tile=tile,
         colour=colour,
+        fidelity=fidelity,
         seed=seed,
         metadata=metadata,
         quality=quality,
@@ -238,6 +249,18 @@ def verify() -> int:
     from unistep.commands import models as command
 
     return command.verify()
+
+
+@models.command
+def convert(
+    src: Annotated[Path, _argument("SRC", "PyTorch weights, such as vgg16-397923af.pth.")],
+    dst: Annotated[Path, _argument("DST", "The .safetensors file to write.")],
+    /,
+) -> int:
+    """Turn pickled weights of others into a .safetensors file, safely."""
+    from unistep.commands import models as command
+
+    return command.convert(src, dst)
 
 
 @app.command(help_epilogue="Exit codes: 0 all well, 1 something to look at.")

@@ -98,6 +98,24 @@ class Run:
         table["method"]["kind"] = kind(self.method)
         return table
 
+    @classmethod
+    def from_dict(cls, table: dict[str, Any]) -> "Run":
+        """The run of a weights file's header. Raises ConfigError or ValueError for another table."""
+        expected = {field.name for field in dataclasses.fields(cls)}
+        if not isinstance(table, dict) or set(table) != expected:
+            raise ValueError(f"expected a run with {', '.join(sorted(expected))}")
+        sections: dict[str, Any] = {}
+        for name, known, default in (("base", BASES, "compact"), ("method", METHODS, "teacher")):
+            if not isinstance(table[name], dict):
+                raise ValueError(f"expected {name} to be a table")
+            section = dict(table[name])
+            which = section.pop("kind", default)  # the first embedded weights did not say
+            if which not in known:
+                raise ConfigError(f"expected {name} to be one of {', '.join(known)}, found “{which}”")
+            sections[name] = from_json(section, known[which][1])
+        data, train = from_json(table["data"], DataConfig), from_json(table["train"], TrainConfig)
+        return cls(from_json(table["name"], str), data=data, train=train, **sections)
+
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=1, sort_keys=True)
 

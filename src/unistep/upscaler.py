@@ -73,14 +73,19 @@ class Upscaler:
         *,
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
+        fidelity: float | None = None,
     ) -> Upscaler:
         """The upscaler of a model inside the package (None: the default one) or of a .safetensors file.
 
+        `fidelity`: from 0, the model as it was trained, to 1, the plain reconstruction that it was trained
+        from, with less detail and as a rule a smaller error; None: the file's own default. Costs no time.
+
         Raises:
-            ModelError: there is no such model, or its file is damaged or of another kind.
-            ConfigError: `device` or `dtype` does not exist here.
+            ModelError: there is no such model, its file is damaged or of another kind, or the plain model is
+                needed and not there.
+            ConfigError: `device` or `dtype` does not exist here, or `fidelity` is not from 0 to 1.
         """
-        return cls(load_student(name_or_path), device, dtype)
+        return cls(load_student(name_or_path, fidelity), device, dtype)
 
     @property
     def info(self) -> dict[str, Any]:

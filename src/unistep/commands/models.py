@@ -1,13 +1,14 @@
-"""`unistep info` and `unistep models list|verify`: what the weights are, and whether they are whole."""
+"""`unistep info` and `unistep models list|verify|convert`: what the weights are, whether they are whole."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from unistep import checkpoint
+from unistep import convert as pickled
+from unistep.checkpoint import sha256
 from unistep.commands.report import clean, complain
 from unistep.errors import UnistepError
 
@@ -26,6 +27,7 @@ def info(name_or_path: str | None) -> int:
         "sha256": sha256(path),
         "parameters": f"{sum(t.numel() for t in tensors.values()):,} ({', '.join(kinds)})",
         **dict(_flat(header)),
+        "fidelity": _fidelity(path, header),
     }
     width = max(map(len, facts)) + 1
     for key, value in facts.items():
@@ -71,9 +73,22 @@ def verify() -> int:
     return 1 if bad else 0
 
 
-def sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def convert(src: Path, dst: Path) -> int:
+    """Turn pickled weights into a .safetensors file and print its name, size and SHA-256."""
+    pickled.convert(src, dst)
+    print(f"{clean(dst)}  {_megabytes(dst)}  {sha256(dst)}")
+    return 0
+
+
+def _fidelity(path: Path, header: Mapping[str, Any]) -> str:
+    """What --fidelity does to the model."""
+    try:
+        default, plain = checkpoint.default_fidelity(path, header), checkpoint.plain_file(path, header)
+    except UnistepError as error:
+        return str(error).removeprefix(f"{path}: ")
+    if plain is None:
+        return "no effect: the model names no plain one"
+    return f"0 to 1, default {default:g}; 1 is {plain}"
 
 
 def _megabytes(path: Path) -> str:

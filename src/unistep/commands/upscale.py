@@ -18,6 +18,7 @@ def upscale(
     device: str,
     tile: int | str,
     colour: str | None,
+    fidelity: float | None,
     seed: int,
     metadata: Metadata,
     quality: int | None,
@@ -30,7 +31,7 @@ def upscale(
         if any(job.status == "todo" for job in jobs):
             from unistep.upscaler import Upscaler
 
-            upscaler = Upscaler.from_pretrained(model, device=device)
+            upscaler = Upscaler.from_pretrained(model, device=device, fidelity=fidelity)
 
         def enlarge(picture: Picture) -> Picture:
             larger: Picture = upscaler(
