@@ -8,7 +8,7 @@ export GOMP_SPINCOUNT ?= 0
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench compare clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -31,6 +31,11 @@ format: $(VENV)/.dev  ## format the code
 bench: $(VENV)/.dev  ## measure cost and memory (benchmarks/README.md)
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/memory.py
+
+compare: $(VENV)/.dev  ## train and compare the methods: DATA=photos OUT=folder [TEACHER= BUDGET= ARGS=]
+	$(if $(and $(DATA),$(OUT)),,$(error make compare needs DATA=folder and OUT=folder (benchmarks/README.md)))
+	$(BIN)/python benchmarks/compare.py --data "$(DATA)" --teacher "$(or $(TEACHER),compact-teacher)" \
+		--out "$(OUT)" --budget $(or $(BUDGET),3600) $(ARGS)
 
 clean:  ## remove .venv, demo/ and caches
 	rm -rf $(VENV) demo build .pytest_cache .mypy_cache .ruff_cache .hypothesis

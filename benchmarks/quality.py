@@ -169,17 +169,22 @@ def summary(rows: list[dict[str, object]], measures: dict[str, Score]) -> list[d
     return out
 
 
-def markdown(table: list[dict[str, object]], measures: dict[str, Score]) -> str:
+def heading(name: str) -> str:
     sign = {True: " ↑", False: " ↓", None: " →1"}
-    heads = ["set", "method", "images"]
-    heads += [METRICS[name].label + sign[METRICS[name].higher_is_better] for name in measures]
+    return METRICS[name].label + sign[METRICS[name].higher_is_better]
+
+
+def shown(name: str, value: float) -> str:
+    digits = 3 if name == "psnr_y" else 2 if name in ("niqe", "grid") else 1 if name == "swd" else 4
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def markdown(table: list[dict[str, object]], measures: dict[str, Score]) -> str:
+    heads = ["set", "method", "images", *map(heading, measures)]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in table:
         cells = [str(row["set"]), str(row["method"]), str(row["images"])]
-        for name in measures:
-            value = float(str(row[name]))
-            digits = 3 if name == "psnr_y" else 2 if name in ("niqe", "grid") else 1 if name == "swd" else 4
-            cells.append("" if math.isnan(value) else f"{value:.{digits}f}")
+        cells += [shown(name, float(str(row[name]))) for name in measures]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
