@@ -16,6 +16,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,8 @@ from unistep.errors import UnistepError
 from unistep.metrics import METRICS, Score
 
 SLOT = "one-step slot"
+ABLATION_SETS = ("light", "pairs")
+"""What the many rows of the ablations are measured on."""
 COSTS = {"steps": "steps", "cpu_seconds": "CPU s", "peak_mib": "peak MiB"}
 Results = dict[str, list[dict[str, float]]]
 """Set -> the measures of each of its images."""
@@ -118,13 +121,16 @@ def evaluated(
 ) -> Results:
     """The measures of one entry's results, rounded to 8 bits; kept in `cache` as long as nothing changed."""
     key = sha256(entry.file.read_bytes() if entry.file else b"", inputs.encode(), repr([*measures]).encode())
-    file = cache / f"{entry.run}.json"
+    file = cache / entry.group / f"{entry.run}.json"
     kept = read_json(file)
     if kept.get("key") != key:
         method, results = entry.open(), {}
-        for name, samples in sets.items():
-            outputs = ((method(s.lq).clamp(0, 1) * 255).round() / 255 for s in samples)
-            results[name] = [measure(measures, x, s.hr) for x, s in zip(outputs, samples, strict=True)]
+        with torch.inference_mode():  # of this thread
+            for name, samples in sets.items():
+                if entry.group == "ablations" and name not in ABLATION_SETS:
+                    continue
+                outputs = ((method(s.lq).clamp(0, 1) * 255).round() / 255 for s in samples)
+                results[name] = [measure(measures, x, s.hr) for x, s in zip(outputs, samples, strict=True)]
         kept = {"key": key, "results": results}
         write_json(file, kept)
         print(f"{entry.run}: measured", file=sys.stderr, flush=True)
@@ -232,7 +238,7 @@ def report(
         group = [entry for entry in found if entry.group == title]
         cost = costs(group)
         parts += [f"## {title}: cost of training\n", cost] if cost else []
-        for name in sets:
+        for name in (name for name in sets if name in results[group[0].run]):
             table = lines(group, results, name, measures)
             parts += [f"## {title}: {name} ({table[0].images} images)\n", markdown(table, measures)]
     return "\n".join([*parts, footnotes(found)])
@@ -309,7 +315,10 @@ def run(args: argparse.Namespace) -> list[str]:
 
     sets, measures = measured_on(args), scores(args)
     inputs, found = fingerprint(sets), entries(args, jobs)
-    results = {e.run: evaluated(e, sets, inputs, measures, args.out / "evaluation") for e in found}
+    with ThreadPoolExecutor(args.jobs) as pool:
+        cache = args.out / "evaluation"
+        everything = pool.map(lambda e: evaluated(e, sets, inputs, measures, cache), found)
+        results = {e.run: result for e, result in zip(found, everything, strict=True)}
     write_csv(args.out / "table.csv", flat(found, results, measures))
     text = report(found, results, list(sets), measures)
     (args.out / "table.md").write_text(text, encoding="utf-8")

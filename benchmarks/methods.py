@@ -3,17 +3,21 @@
     python benchmarks/methods.py [--teacher NAME_OR_FILE] [--rounds 5] [--set KEY=VALUE] [--only RECIPE ...]
 
 FLOPs of the convolutions and products of a whole step, forward and backward, student and critic, and process
-CPU seconds on one thread (median); the batch is random and ready. Then how the FLOPs grow with TSD-SR's
+CPU seconds on one thread (median); the batch is random and ready. Then how both grow with TSD-SR's
 N (dasm_steps) and with TAD-SR's teacher_steps.
 """
 
 import argparse
 import itertools
 import json
+import os
 import statistics
 import sys
 import time
 from collections.abc import Iterator
+
+if __name__ == "__main__":
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch is imported: the CPU's cost, in its precision
 
 import torch
 from accelerate import Accelerator
@@ -107,10 +111,11 @@ def main() -> None:
         if name not in GROWTH:
             continue
         key, values = GROWTH[name]
-        print(f"\n| {name}: {key} | GFLOP an image |\n|---|---|")
+        print(f"\n| {name}: {key} | GFLOP an image | CPU s a step |\n|---|---|---|")
         for value in values:
-            work = gflops(override(run, [f"{key}={value}"]))
-            print(f"| {value} | {work / run.train.batch:.1f} |", flush=True)
+            grown = override(run, [f"{key}={value}"])
+            work, seconds = gflops(grown), cpu_seconds(grown, args.rounds)
+            print(f"| {value} | {work / run.train.batch:.1f} | {seconds:.2f} |", flush=True)
 
 
 if __name__ == "__main__":

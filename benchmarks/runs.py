@@ -60,16 +60,20 @@ ABLATIONS: dict[str, Row] = {
     "dfosd-vanilla-gan": ("compact-dfosd", ("method.discriminator=vanilla",)),
     "dfosd-diffusion-gan": ("compact-dfosd", ("method.discriminator=diffusion-gan",)),
     "dfosd-mse": ("compact-dfosd", ("method.spatial=mse",)),
-    "dfosd-lpips": ("compact-dfosd", ("method.spatial=lpips",)),
-    "dfosd-ea-lpips": ("compact-dfosd", ("method.spatial=ea-lpips",)),
-    "dfosd-dists": ("compact-dfosd", ("method.spatial=dists",)),
+    "dfosd-t-lpips": ("compact-dfosd", ("method.spatial=lpips",)),
+    "dfosd-t-ea-lpips": ("compact-dfosd", ("method.spatial=ea-lpips",)),
+    "dfosd-t-dists": ("compact-dfosd", ("method.spatial=dists",)),
+    "dfosd-adv-0.1": ("compact-dfosd", ("method.lambda_adv=0.1",)),
+    "dfosd-adv-1": ("compact-dfosd", ("method.lambda_adv=1",)),
+    "dfosd-perceptual-0.1": ("compact-dfosd", ("method.lambda_perceptual=0.1",)),
+    "dfosd-perceptual-1": ("compact-dfosd", ("method.lambda_perceptual=1",)),
     "tadsr": ("compact-tadsr", ()),
     "tadsr-sds-gan": ("compact-tadsr", ("method.score=sds", "method.time_aware=false")),
     "tadsr-sds-tgan": ("compact-tadsr", ("method.score=sds",)),
     "tadsr-hsd-gan": ("compact-tadsr", ("method.time_aware=false",)),
 }
 """One change each, on a smaller network and budget: TSD-SR Tab. 4, Fig. 4, Tab. 7; DFOSD
-Tab. 5, Tab. 6; TAD-SR Tab. V."""
+Tab. 5, Tab. 6, and a sweep of lambda_1 and lambda_2; TAD-SR Tab. V."""
 
 COMMON = (
     "data.workers=0",

@@ -128,6 +128,14 @@ def test_headers_that_do_not_fit(tmp_path, denoiser, base):
     refused(path, "expected the weights of a compact model")
 
 
+def test_a_network_of_another_base(tmp_path, denoiser):
+    path, run = tmp_path / "a.safetensors", RUN.to_dict()
+    save_weights(
+        path, denoiser.state_dict(), {"run": run | {"base": run["base"] | {"kind": "sd3"}}}, torch.float32
+    )
+    refused(path, "expected the weights of a compact model, found others: a network of the base “sd3”")
+
+
 def test_missing_and_added_tensors(tmp_path, denoiser):
     path, state = tmp_path / "a.safetensors", denoiser.state_dict()
     first = next(iter(state))

@@ -39,7 +39,7 @@ def test_the_released_row_is_the_released_trainer():
 
 
 def test_a_run_starts_from_its_teacher_and_has_its_shape(tmp_path):
-    teacher = compare.resolve("compact")
+    teacher = compare.resolve(None)
     (job,) = runs.plan(runs.ROWS, False, [3], teacher, tmp_path, tmp_path, 60.0, ["train.batch=2"],
                        ["compact-tadsr"])  # fmt: skip
     command = job.command(job.folder, 7)
@@ -50,7 +50,8 @@ def test_a_run_starts_from_its_teacher_and_has_its_shape(tmp_path):
     assert run.base.widths == tuple(compare.read_header(teacher)["run"]["base"]["widths"])
 
 
-def test_a_budget_pays_for_the_start_and_the_steps():
+def test_a_budget_pays_for_the_steps():
+    """For them alone: the start and the validation at the end come on top."""
     assert runs.affordable({"cpu_seconds_per_step": 2.0}, 21.0) == 10
     assert runs.affordable({"cpu_seconds_per_step": 2.0}, 1.0) == 1
 

@@ -83,6 +83,7 @@ def test_the_last_override_holds():
         ("train.betas=[0.9, 1.0]", "train.betas"),
         ("train.precision=fp8", "expected train.precision to be auto, fp32, bf16, found “fp8”"),
         ("train.seed=-1", "train.seed"),
+        ("train.features=vgg", "expected train.features to be one of teacher, vgg16, alexnet, squeezenet"),
         ("train.warmup=-1", "expected train.warmup to be 0 or more, found -1"),
         ("train.weight_decay=-0.1", "train.weight_decay"),
         ("train.lr_min=-0.1", "train.lr_min"),

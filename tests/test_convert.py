@@ -2,7 +2,9 @@
 
 import hashlib
 import os
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -84,6 +86,8 @@ def test_a_hostile_pickle_does_not_run(tmp_path: Path, capsys: pytest.CaptureFix
         ({"state_dict": {1: torch.zeros(2)}}, "“1”, which is of type Tensor"),
         (torch.zeros(2), "no state dict"),
         ({}, "no state dict"),
+        ({"__metadata__": torch.zeros(2)}, "a tensor named “__metadata__”"),
+        ({"a": torch.eye(2).to_sparse()}, "“a”, which is a sparse tensor: make it dense first"),
         (torch.nn.Linear(2, 2), r"one that would run “torch\.nn\.modules\.linear\.Linear”"),
         (b"", "a damaged file or another kind"),
         (b"not a pickle at all", "a damaged file or another kind"),
@@ -95,6 +99,23 @@ def test_other_files_are_refused(tmp_path: Path, content: object, found: str) ->
     with pytest.raises(ModelError, match=f"^{found}") as error:
         read(src)
     assert "\n" not in str(error.value)
+
+
+def test_a_copy_that_cannot_be_read_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    src = tmp_path / "a.pth"
+    torch.save(state(), src)
+    convert_in_process = subprocess.run
+
+    def tearing(command: list[str], **options: Any) -> Any:
+        done = convert_in_process(command, **options)
+        part = Path(command[-1])
+        part.write_bytes(part.read_bytes()[:-1])
+        return done
+
+    monkeypatch.setattr(subprocess, "run", tearing)
+    with pytest.raises(ModelError, match="its copy cannot be read"):
+        convert(src, tmp_path / "a.safetensors")
+    assert list(tmp_path.iterdir()) == [src]
 
 
 def test_half_a_file_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The model that ships: there, whole, small, honest about itself, and better than bicubic on photographs."""
+"""The models that ship: whole, small, honest about themselves, and better than bicubic on photographs."""
 
 import hashlib
 
@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import data
 
 from unistep import METRICS, Upscaler
-from unistep.checkpoint import embedded, load_denoiser, load_student, read_header
+from unistep.checkpoint import DEFAULT, embedded, load_denoiser, load_student, read_header
 from unistep.data.degrade import degrade
 
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")
@@ -27,23 +27,56 @@ def photograph(name: str) -> torch.Tensor:
     return torch.from_numpy(image[:h, :w].copy()).permute(2, 0, 1)[None].float() / 255
 
 
+FAMILY = (
+    "compact-dfosd",
+    "compact-plain",
+    "compact-sharp",
+    "compact-tadsr",
+    "compact-teacher",
+    "compact-tsdsr",
+)
+STUDENTS = ("compact-dfosd", "compact-tadsr", "compact-tsdsr")
+
+
 def test_files_are_small_and_listed():
     models = embedded()
-    assert "compact" in models and sum(path.stat().st_size for path in models.values()) <= 40e6
-    folder = models["compact"].parent
+    assert tuple(models) == FAMILY and sum(path.stat().st_size for path in models.values()) <= 40e6
+    folder = models[DEFAULT].parent
     sums = dict(line.split()[::-1] for line in (folder / "SHA256SUMS").read_text().splitlines())
     assert sums == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in models.values()}
 
 
-def test_header_tells_how_it_was_made():
-    header = read_header(embedded()["compact"])
-    assert header["run"]["name"].startswith("compact-teacher")
+@pytest.mark.parametrize("name", FAMILY)
+def test_header_tells_how_it_was_made(name):
+    header = read_header(embedded()[name])
+    assert header["run"]["name"] == name
     assert len(header["data"]["sha256"]) == 64 and header["data"]["held_out"] > 0
     assert header["steps"] == sum(part["steps"] for part in header["history"]) > 0
     assert header["samples"] == sum(part["samples"] for part in header["history"])
     assert header["scores"]["psnr_gain_realesrgan"] > 0 and header["scores"]["psnr_gain_light"] > 0
     files = [value for value in header["run"]["train"].values() if isinstance(value, str)]
     assert files and not any("/" in file for file in files)
+
+
+def test_students_share_teacher_data_and_budget():
+    """One comparison: the same start and crops; the distilled ones say how good the teacher was."""
+    headers = [read_header(embedded()[name]) for name in STUDENTS]
+    teacher = read_header(embedded()["compact-teacher"])
+    for header in headers:
+        assert header["history"][:-1] == teacher["history"] and header["data"] == headers[0]["data"]
+        assert header["run"]["train"]["init"] == "compact-teacher.safetensors"
+        assert header["run"]["data"] == headers[0]["run"]["data"]
+    assert [header.get("teacher", {}).get("passes") for header in headers] == [None, False, False]
+
+
+@pytest.mark.parametrize("name", [*STUDENTS, "compact-sharp"])
+def test_the_dial_leads_from_the_student_to_the_plain_model(name):
+    x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        own, half, plain = (load_student(name, fidelity)(x) for fidelity in (0.0, 0.5, 1.0))
+        torch.testing.assert_close(plain, load_student("compact-plain")(x), atol=1e-5, rtol=0)
+        torch.testing.assert_close(own, load_student(name)(x), atol=1e-6, rtol=0)
+    assert (half - own).abs().mean() > 1e-4 and (half - plain).abs().mean() > 1e-4
 
 
 def test_what_runs_is_the_slot_folded():

@@ -94,6 +94,21 @@ def test_the_plain_model_may_lie_beside_the_student(pair, x):
     assert torch.equal(load_student(pair.student, 0.5)(x), expected)
 
 
+def test_beside_the_student_it_may_have_any_name(pair, x):
+    """A name in the header is no path, however long."""
+    expected = load_student(pair.student, 0.5)(x)
+    write(pair.student.with_name("another.safetensors"), 3)
+    (pair.student.with_name("folder.safetensors")).mkdir()
+    pair.teacher.rename(pair.student.with_name("renamed.safetensors"))
+    assert torch.equal(load_student(pair.student, 0.5)(x), expected)
+    sha = read_header(pair.student)["plain"]["sha256"]
+    with_header(pair, plain={"name": "n" * 400, "sha256": sha})
+    assert torch.equal(load_student(pair.student, 0.5)(x), expected)
+    with_header(pair, plain={"name": "n" * 400, "sha256": "0"})
+    with pytest.raises(ModelError, match="found none"):
+        load_student(pair.student, 0.5)
+
+
 def test_a_missing_or_another_plain_model_is_refused(pair, x):
     student, wanted = load_student(pair.student, 0)(x), sha256(pair.teacher)
     write(pair.teacher, 3)
@@ -130,7 +145,7 @@ def test_the_header_names_the_default(pair, x):
     with_header(pair, fidelity=0.5)
     assert torch.equal(load_student(pair.student)(x), half)
     assert torch.equal(load_student(pair.student, 0)(x), student)
-    for damaged in (1.5, -1, float("nan"), "much", None):
+    for damaged in (1.5, -1, float("nan"), "much", None, True):
         with_header(pair, fidelity=damaged)
         with pytest.raises(ModelError, match="expected the header's fidelity to be from 0 to 1, found"):
             load_student(pair.student)

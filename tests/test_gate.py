@@ -31,7 +31,7 @@ def test_what_fails_says_why(change, reason):
 
 def test_what_passes():
     assert GOOD.passes and str(GOOD).startswith(
-        "teacher: good enough to teach; 8-step samples: PSNR -0.30 dB"
+        "teacher: good enough to teach; 8-step samples of held-out crops: PSNR -0.30 dB"
     )
     assert dataclasses.replace(GOOD, gradient_energy=0.91, swd=0.59).passes
 

@@ -24,13 +24,15 @@ def section(name: str) -> str:
 
 
 def rows(name: str) -> list[tuple[list[int], list[str], list[str]]]:
-    """(equations, functions, tests) of the page's table of equations."""
+    """(equations, functions, tests) of each row of the table of equations; some rows have no number."""
     found = []
-    for line in section(name).split("### Equations")[1].split("###")[0].splitlines():
-        if line.startswith("| Eq."):
-            equations, functions, tests = line.strip("|").split(" | ")
-            numbers = [int(n) for n in re.findall(r"\d+", re.match(r" ?Eq\. [\d, ]+", equations)[0])]
-            found.append((numbers, re.findall(r"`([\w.]+)`", functions), re.findall(r"`(test_\w+)", tests)))
+    table = section(name).split("### Equations")[1].split("###")[0]
+    for line in re.findall(r"^\|.*\|$", table, re.M)[2:]:
+        title, functions, tests = line.strip("|").split(" | ")
+        cited = re.match(r" ?Eq\. [\d, ]+", title)
+        numbers = [int(n) for n in re.findall(r"\d+", cited[0])] if cited else []
+        named = re.findall(r"`(test_\w+|tests/test_process\.py)", tests)
+        found.append((numbers, re.findall(r"`([\w.]+)`", functions), named))
     return found
 
 
@@ -50,13 +52,12 @@ def resolve(name: str, function: str) -> object:
 def test_named_functions_exist_and_cite_their_equation(name):
     for equations, functions, _ in rows(name):
         assert functions, equations
-        for function in functions:
-            text = resolve(name, function).__doc__ or ""
-            cited = {
-                int(n) for part in re.findall(r"Eqs?\. \(?[\d(), -]+", text) for n in re.findall(r"\d+", part)
-            }
-            if not function.startswith(("Process.", "teacher.")):
-                assert cited & set(equations), f"{function} does not cite Eq. {equations}"
+        found = {function: resolve(name, function).__doc__ or "" for function in functions}
+        own = [text for function, text in found.items() if not function.startswith(("Process.", "teacher."))]
+        if own:  # the process table and the teacher serve several papers
+            parts = re.findall(r"Eqs?\. \(?[\d(), -]+", " ".join(own))
+            cited = {int(n) for part in parts for n in re.findall(r"\d+", part)}
+            assert cited >= set(equations), f"{functions} do not cite all of Eq. {equations}"
 
 
 @pytest.mark.parametrize("name,last", [("tsdsr", 9), ("dfosd", 8), ("tadsr", 16)])
@@ -70,7 +71,8 @@ def test_no_equation_is_left_out(name, last):
 def test_named_tests_exist(name):
     named = set(re.findall(r"`(test_\w+)", section(name)))
     assert len(named) > 10 and named <= TESTS, named - TESTS
-    assert all(tests or "tests/test_process.py" in section(name) for _, _, tests in rows(name))
+    for equations, functions, tests in rows(name):
+        assert tests, f"no test of {equations or functions}"
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -15,7 +15,7 @@ from unistep import train as module
 from unistep.bases.compact import CompactConfig, CompactDenoiser
 from unistep.checkpoint import load_student, read_header, read_tensors, save_weights, sha256
 from unistep.config import Run, override
-from unistep.errors import ConfigError, DataError, UnistepError
+from unistep.errors import ConfigError, DataError, TrainingError, UnistepError
 from unistep.methods import METHODS
 from unistep.recipes import recipe
 from unistep.train import STATE, WEIGHTS, fit
@@ -75,7 +75,7 @@ def teacher(tmp_path_factory) -> Path:
 
 
 def run(name: str, teacher: Path, *settings: str) -> Run:
-    return override(recipe(name), [*TINY, f"train.init={teacher}", *settings])
+    return override(recipe(name), [*TINY, f"train.init={teacher}", "train.plain=", *settings])
 
 
 def left(out: Path) -> dict[str, bytes]:
@@ -96,8 +96,8 @@ def test_two_plus_two_steps_are_four(name, data, teacher, tmp_path, monkeypatch)
     AcceleratorState._reset_state()
     save = module.save_state
 
-    def stopping(path, table, step, settings):
-        save(path, table, step, settings)
+    def stopping(path, table, step, *rest):
+        save(path, table, step, *rest)
         if step == 2:
             raise Stop
 
@@ -116,6 +116,9 @@ def test_two_plus_two_steps_are_four(name, data, teacher, tmp_path, monkeypatch)
     assert header["steps"] == 4 and header["run"]["method"]["kind"] == name.removeprefix("compact-")
     assert ("teacher" in header) == (name != "compact-dfosd")
     assert any(line.startswith("teacher: ") for line in lines) == ("teacher" in header)
+    assert all("samples of training crops" in line for line in lines if line.startswith("teacher: "))
+    distance = {"compact-tsdsr": "T-LPIPS", "compact-dfosd": "T-DISTS"}.get(name)
+    assert header.get("perceptual") == distance and (distance is None or f"; {distance}; " in lines[0])
     assert str(teacher.parent) not in str(header)
     picture = load_student(whole / WEIGHTS)(torch.zeros(1, 3, 8, 8))
     assert picture.shape == (1, 3, 32, 32) and picture.isfinite().all()
@@ -138,7 +141,21 @@ def test_two_plus_two_steps_are_four(name, data, teacher, tmp_path, monkeypatch)
         ("compact-dfosd", "method.taps=deep", r"expected method\.taps to be one of"),
         ("compact-dfosd", "method.t_nad_max=1000", r"expected method\.t_nad_max"),
         ("compact-dfosd", "base.widths=[8,8,16]", r"expected train\.init to hold a network of"),
-        ("compact-dfosd", "train.critic_init=none", "expected a model's name"),
+        ("compact-dfosd", "train.critic_init=none", r"train\.critic_init: expected a model's name"),
+        ("compact-dfosd", "train.plain=none", r"train\.plain: expected a model's name"),
+        ("compact-dfosd", "train.init=none", r"train\.init: expected a model's name"),
+        (
+            "compact-tsdsr",
+            "train.critic_init=x",
+            r"expected train\.critic_init to be empty for compact-tsdsr",
+        ),
+        (
+            "compact-tadsr",
+            "train.critic_init=x",
+            r"expected train\.critic_init to be empty for compact-tadsr",
+        ),
+        ("compact-dfosd", "method.t_student=500", r"expected method\.t_student to be from 796 to 999"),
+        ("compact-tsdsr", "method.t_student=500", r"expected method\.t_student to be from \d+ to 999"),
     ],
 )
 def test_parts_that_do_not_fit(name, setting, message, data, teacher, tmp_path):
@@ -146,7 +163,56 @@ def test_parts_that_do_not_fit(name, setting, message, data, teacher, tmp_path):
     with pytest.raises(UnistepError, match=message) as caught:
         fit(run(name, teacher, setting), data, tmp_path / "run", quiet)
     assert "found" in str(caught.value) and "\n" not in str(caught.value)
-    assert not (tmp_path / "run" / WEIGHTS).exists()
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def other(folder: Path, *settings: str) -> Path:
+    """A network of its own."""
+    settings = override(recipe("compact-teacher"), [*TINY[:2], *settings])
+    path = folder / "other.safetensors"
+    state = CompactDenoiser(settings.base).state_dict()
+    save_weights(path, state, {"run": settings.to_dict(), "history": [], "steps": 7}, torch.float16)
+    return path
+
+
+def test_a_plain_model_of_another_shape(data, teacher, tmp_path):
+    plain = other(tmp_path, "base.widths=[8,8,16]")
+    with pytest.raises(ConfigError, match=r"expected train\.plain to hold a network of"):
+        fit(run("compact-dfosd", teacher, f"train.plain={plain}"), data, tmp_path / "run", quiet)
+
+
+def test_a_plain_model_names_no_other(data, teacher, tmp_path):
+    settings = ("train.plain=self", "train.steps=1")
+    weights = fit(run("compact-plain", teacher, *settings), data, tmp_path / "run", quiet)
+    assert "plain" not in read_header(weights) and recipe("compact-plain").train.plain == "self"
+    assert all(recipe(name).train.plain == "compact-plain" for name in STUDENTS)
+
+
+def test_features_of_a_random_network_are_refused(data, tmp_path):
+    settings = override(recipe("compact-teacher"), [*TINY, "method.weight_lpips=1"])
+    with pytest.raises(ConfigError, match=r"expected train\.features to be squeezenet, alexnet or vgg16"):
+        fit(settings, data, tmp_path / "run", quiet)
+
+
+@pytest.mark.parametrize("setting", ["init", "plain", "critic_init"])
+def test_a_run_goes_on_only_with_its_own_files(setting, data, teacher, tmp_path):
+    file = other(tmp_path)
+    settings = run("compact-dfosd", teacher, f"train.{setting}={file}", "train.steps=1")
+    fit(settings, data, tmp_path / "run", quiet)
+    before = left(tmp_path / "run")
+    other(tmp_path)  # other weights, of the same name
+    AcceleratorState._reset_state()
+    with pytest.raises(
+        TrainingError, match=rf"holds another run \(train\.{setting} named a file with sha256"
+    ):
+        fit(settings, data, tmp_path / "run", quiet)
+    assert left(tmp_path / "run") == before
+
+
+def test_a_dry_run_finds_parts_that_do_not_fit(data, teacher, tmp_path):
+    settings = [*TINY, f"train.init={teacher}", "train.plain=", "method.guidance=7.5"]
+    with pytest.raises(ConfigError, match=r"expected method\.guidance to be 1"):
+        module.main("compact-tsdsr", data, tmp_path / "run", settings, dry_run=True, report=quiet)
 
 
 def test_data_that_does_not_fit(teacher, data, tmp_path):
@@ -155,6 +221,7 @@ def test_data_that_does_not_fit(teacher, data, tmp_path):
         fit(run("compact-dfosd", teacher), tmp_path / "empty", tmp_path / "run", quiet)
     with pytest.raises(DataError, match="expected at least 128 pixels on each side, found 96x96"):
         fit(run("compact-dfosd", teacher, "data.patch=128"), data, tmp_path / "run", quiet)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", STUDENTS)

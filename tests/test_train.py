@@ -169,8 +169,8 @@ def test_the_best_weights_are_kept(data, tmp_path, monkeypatch):
 
 
 def stopping_after(last, save):
-    def save_and_stop(path, table, step, settings):
-        save(path, table, step, settings)
+    def save_and_stop(path, table, step, *rest):
+        save(path, table, step, *rest)
         if step == last:
             raise Stop
 

@@ -2,8 +2,9 @@
 
 The header's "unistep" entry is JSON: `run` (the whole Run), `steps` (all steps, earlier runs included),
 `samples`, `data` (hash and count of the training photographs), `scores`, `history`; of a distilled student
-also `plain` (name and sha256 of the file whose slot it was trained from) and, where its author chose one,
-`fidelity` (0 to 1, the default mix of the two). Nothing here pickles.
+also `plain` (name and sha256 of the file of its plain reconstruction) and, where its author chose one,
+`fidelity` (0 to 1, the default mix of the two); `perceptual` names the distance of a perceptual loss.
+Nothing here pickles.
 """
 
 import contextlib
@@ -25,7 +26,7 @@ from .bases.compact import CompactConfig, CompactDenoiser, CompactStudent, fold_
 from .config import from_json
 from .errors import ConfigError, ModelError
 
-DEFAULT = "compact"
+DEFAULT = "compact-sharp"
 """The embedded model that is used when none is named."""
 FORMAT = 1
 
@@ -110,6 +111,9 @@ def load_denoiser(
     header = read_header(path)
     try:
         shape = {key: value for key, value in header["run"]["base"].items() if key != "kind"}
+        kind = header["run"]["base"].get("kind", "compact")  # the first embedded weights did not say
+        if kind != "compact":
+            raise ValueError(f"a network of the base “{kind}”")
         config: CompactConfig = from_json(shape, CompactConfig)
         denoiser = CompactDenoiser(config)
         tensors = read_tensors(path)
@@ -125,9 +129,10 @@ def load_denoiser(
 
 
 def plain_file(path: Path, header: Mapping[str, Any]) -> Path | None:
-    """The plain model of the student in `path`: embedded, or beside it; None if `header` names none.
+    """The plain model of the student in `path`: None if `header` names none.
 
-    Raises ModelError if it is not there, or its bytes are not those that the student was trained from.
+    It is found by its SHA-256: the embedded model of its name, or any .safetensors file beside the student.
+    Raises ModelError if it is not there.
     """
     if "plain" not in header:
         return None
@@ -135,12 +140,14 @@ def plain_file(path: Path, header: Mapping[str, Any]) -> Path | None:
         name, wanted = str(header["plain"]["name"]), str(header["plain"]["sha256"])
     except (KeyError, TypeError) as error:
         raise ModelError(f"{path}: expected a header written by Unistep, found a damaged “plain”") from error
-    beside = path.parent / f"{Path(name).name}.safetensors"  # a header leads to no other folder
     found = "none"
-    for file in (embedded().get(name, beside), beside):
-        if file.is_file():
-            found = sha256(file)
-            if found == wanted:
+    if own := embedded().get(name):
+        found = sha256(own)
+        if found == wanted:
+            return own
+    for file in sorted(path.parent.glob("*.safetensors")):
+        with contextlib.suppress(OSError):  # a file that is not ours to read
+            if file.is_file() and not file.samefile(path) and sha256(file) == wanted:
                 return file
     raise ModelError(
         f"{path}: expected the plain model {name} with sha256 {wanted}, found {found}; "
@@ -151,7 +158,7 @@ def plain_file(path: Path, header: Mapping[str, Any]) -> Path | None:
 def default_fidelity(path: Path, header: Mapping[str, Any]) -> float:
     """The fidelity that the header of `path` asks for, 0 if it asks for none. Raises ModelError."""
     value = header.get("fidelity", 0)
-    if not isinstance(value, int | float) or not 0 <= value <= 1:
+    if type(value) not in (int, float) or not 0 <= value <= 1:
         raise ModelError(f"{path}: expected the header's fidelity to be from 0 to 1, found {value}")
     return float(value)
 
@@ -162,9 +169,9 @@ def load_student(
     """A one-step model ready to run: [B, 3, h, w] in [-1, 1] -> [B, 3, 4h, 4w]. `info` is the file's header.
 
     `name_or_path`: an embedded model's name, a file, or None for the default.
-    `fidelity`: from 0 (the restored detail, as trained) to 1 (the plain reconstruction: the slot of the
-    network that it was trained from); None: the file's default. The weights are mixed, so it is one call
-    as ever. A model that names no plain one is its own: every fidelity gives the same.
+    `fidelity`: from 0 (the restored detail, as trained) to 1 (the plain reconstruction that its header
+    names); None: the file's default. The weights are mixed, so it is one call as ever. A model that names no
+    plain one is its own: every fidelity gives the same.
 
     Raises ConfigError for another fidelity; ModelError for a damaged file or a plain model that is missing.
     """

@@ -9,13 +9,14 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import featurenets
 from .bases import BASES, CompactConfig
 from .data.pairs import DataConfig
 from .errors import ConfigError
 from .methods import METHODS, DFOSDConfig, TADSRConfig, TeacherConfig, TSDSRConfig
 
 PRECISIONS = ("auto", "fp32", "bf16")
-NETWORKS = ("teacher", "squeezenet", "alexnet", "vgg16")
+NETWORKS = ("teacher", *featurenets.NETWORKS)
 
 MethodConfig = TeacherConfig | TSDSRConfig | DFOSDConfig | TADSRConfig
 
@@ -45,8 +46,11 @@ class TrainConfig:
     """Which averaged weights are written: those with the "best" held-out score, or the "last"."""
     init: str = ""
     """Weights to start from (not resume), and the frozen teacher: a model's name or a Unistep file."""
+    plain: str = ""
+    """The model of the plain reconstruction, to which --fidelity leads (empty: train.init; "self": this run
+    makes one, and its header names no other)."""
     critic_init: str = ""
-    """Weights that a critic starts from instead of train.init: perhaps a larger network (DFOSD Tab. 6)."""
+    """Weights that DFOSD's critic starts from instead of train.init: perhaps a larger network (Tab. 6)."""
     features: str = "teacher"
     """Whose features a perceptual loss compares: the teacher's own, or squeezenet, alexnet, vgg16."""
     features_file: str = ""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .atomic import atomic_path
@@ -41,6 +42,13 @@ def convert(src: Path, dst: Path) -> None:
             if done.returncode:
                 reason = done.stderr.strip().rpartition("\n")[2] or f"exit code {done.returncode}"
                 raise ModelError(f"{src}: could not be converted: {reason}")
+            try:
+                with safe_open(part, framework="pt"):
+                    pass
+            except SafetensorError as error:
+                raise ModelError(
+                    f"{src}: could not be converted: its copy cannot be read: {error}"
+                ) from error
     except OSError as error:
         raise ModelError(f"{dst}: cannot be written: {error}") from error
 
@@ -61,6 +69,10 @@ def read(src: Path) -> dict[str, torch.Tensor]:
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, torch.Tensor):
             raise ModelError(f"“{key}”, which is of type {type(value).__name__}")
+        if key == "__metadata__":
+            raise ModelError(f"a tensor named “{key}”, the one name that a .safetensors file cannot give it")
+        if value.layout is not torch.strided:
+            raise ModelError(f"“{key}”, which is a sparse tensor: make it dense first")
     # safetensors refuses tensors that share memory
     return {key: value.detach().clone().contiguous() for key, value in state.items()}
 

@@ -1,6 +1,7 @@
 """Who is trained: a network, its optimiser and, for the student, the moving average of its weights."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -72,6 +73,15 @@ class Player:
                     for key in ("exp_avg", "exp_avg_sq")
                 }
                 self.optimiser.state[p] = {"step": tensors[f"optim.step.{name}"].clone(), **moments}
+
+
+def learning_rate(run: Run, step: int) -> float:
+    """Share of the full rate at `step` (from 0): linear warm-up, then a cosine down to lr_min."""
+    t = run.train
+    if step < t.warmup:
+        return (step + 1) / t.warmup
+    progress = (step - t.warmup) / max(1, t.steps - t.warmup)
+    return t.lr_min + (1 - t.lr_min) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def players(method: Method, run: Run) -> dict[str, Player]:

@@ -1,5 +1,6 @@
 """Recipes: each a function that returns a whole Run. A new recipe: one function and one line in RECIPES."""
 
+import dataclasses
 import difflib
 from collections.abc import Callable
 
@@ -19,8 +20,8 @@ def compact_teacher() -> Run:
     )
 
 
-def compact_student(name: str, method: MethodConfig) -> Run:
-    """What the three students share: the teacher they start from, data, batch and rates.
+def compact_student(name: str, method: MethodConfig, plain: str = "compact-plain") -> Run:
+    """What the students share: the teacher they start from, the plain model, data, batch and rates.
 
     The papers' rates (5e-6 to 5e-5) belong to adapters of large pretrained networks; here all weights of a
     small one move.
@@ -31,9 +32,31 @@ def compact_student(name: str, method: MethodConfig) -> Run:
         data=DataConfig(patch=128),
         train=TrainConfig(
             steps=1_000, batch=6, lr=1e-4, lr_critic=4e-4, lr_min=0.05, warmup=20, ema=0.99,
-            init="compact-teacher", keep="last", save_every=200, validate_every=500,
+            init="compact-teacher", plain=plain, keep="last", save_every=200, validate_every=500,
         ),
     )  # fmt: skip
+
+
+def compact_plain() -> Run:
+    """The plain reconstruction: squared error alone. Where the fidelity dial of the students ends."""
+    method = DFOSDConfig(discriminator="none", spatial="mse", weight_mse=44.0)
+    return compact_student("compact-plain", method, plain="self")
+
+
+def compact_sharp() -> Run:
+    """The default of `unistep upscale`: squared error against sharpened photographs, stronger damage.
+
+    Sharpened targets (unsharp mask, as Real-ESRGAN's) answer with crisp edges where an adversary answers with
+    grain, and more of `realesrgan` cleans compressed photographs. It starts from compact-plain.
+    """
+    method = DFOSDConfig(discriminator="none", spatial="mse", weight_mse=44.0, weight_grid=10.0)
+    run = compact_student("compact-sharp", method)
+    mix = {"realesrgan": 0.4, "light": 0.3, "bicubic": 0.1, "mild": 0.2}
+    return dataclasses.replace(
+        run,
+        data=DataConfig(patch=128, usm_sharpen=True, degradations=mix),
+        train=dataclasses.replace(run.train, steps=1_800, lr=2e-4, init="compact-plain"),
+    )
 
 
 def compact_tsdsr() -> Run:
@@ -72,6 +95,8 @@ def compact_tadsr() -> Run:
 
 RECIPES: dict[str, Callable[[], Run]] = {
     "compact-teacher": compact_teacher,
+    "compact-plain": compact_plain,
+    "compact-sharp": compact_sharp,
     "compact-tsdsr": compact_tsdsr,
     "compact-dfosd": compact_dfosd,
     "compact-tadsr": compact_tadsr,

@@ -6,6 +6,7 @@ one that was not.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -24,11 +25,11 @@ from .bases.compact import CompactDenoiser
 from .config import Run, kind, override
 from .data.pairs import Pairs, Photographs, batches
 from .denoiser import Base, Batch, Denoiser, Distance, Method
-from .errors import ConfigError, TrainingError
+from .errors import ConfigError, ModelError, TrainingError
 from .gate import measure
-from .methods import METHODS, Teacher
-from .perceptual import TeacherFeatures, open_distance
-from .players import Player, players
+from .methods import METHODS, DFOSDConfig, Teacher, TSDSRConfig
+from .perceptual import Form, TeacherFeatures, open_distance
+from .players import Player, learning_rate, players
 from .progress import Log, Validation, progress_line
 from .recipes import recipe
 
@@ -40,16 +41,7 @@ except ImportError as error:
 STATE = "state.safetensors"
 WEIGHTS = "weights.safetensors"
 GATED = 8
-"""How many held-out crops the teacher is measured on."""
-
-
-def learning_rate(run: Run, step: int) -> float:
-    """Share of the full rate at `step` (from 0): linear warm-up, then a cosine down to lr_min."""
-    t = run.train
-    if step < t.warmup:
-        return (step + 1) / t.warmup
-    progress = (step - t.warmup) / max(1, t.steps - t.warmup)
-    return t.lr_min + (1 - t.lr_min) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+"""How many crops the teacher is measured on."""
 
 
 def train(
@@ -126,18 +118,33 @@ def make_batches(base: Base, pairs: Pairs, run: Run, device: torch.device) -> It
     """Batches on `device`, from the position of `pairs`."""
     for x_lq, x_hq in batches(pairs, run.train.batch, run.data.workers):
         x_lq, x_hq = x_lq.to(device), x_hq.to(device)
-        yield Batch(x_lq, x_hq, base.encode(x_hq), base.cond(x_lq))
+        cond = base.cond(x_lq)
+        yield Batch(x_lq, x_hq, base.encode(x_hq), cond, base.null(cond))
 
 
-def save_state(path: Path, table: Mapping[str, Player], step: int, run: Run) -> None:
-    """Everything that a resumed run needs, atomically."""
+def save_state(
+    path: Path, table: Mapping[str, Player], step: int, run: Run, files: Mapping[str, str]
+) -> None:
+    """Everything that a resumed run needs, atomically. `files`: setting -> SHA-256 of its network's file."""
     tensors = {f"{name}.{key}": t for name, player in table.items() for key, t in player.state().items()}
-    checkpoint.save_weights(path, tensors, {"step": step, "run": run.to_dict()}, torch.float32)
+    checkpoint.save_weights(
+        path, tensors, {"step": step, "run": run.to_dict(), "files": files}, torch.float32
+    )
 
 
-def load_state(path: Path, table: Mapping[str, Player]) -> int:
-    """Restores the players and returns the step they were saved at."""
+def load_state(path: Path, table: Mapping[str, Player], files: Mapping[str, str]) -> int:
+    """Restores the players and returns the step they were saved at.
+
+    Raises TrainingError if one of the run's `files` holds other bytes than it did then.
+    """
     header, tensors = checkpoint.read_header(path), checkpoint.read_tensors(path)
+    for setting, digest in files.items():
+        before = header.get("files", files).get(setting)
+        if digest != before:
+            raise TrainingError(
+                f"{path.parent} holds another run (train.{setting} named a file with sha256 {before}, now "
+                f"{digest}): put that file back, or name another --out"
+            )
     for name, player in table.items():
         prefix = f"{name}."
         player.load_state(
@@ -164,12 +171,9 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
     base, parent = open_base(run, accelerator.device)
     method = build(run, base, accelerator.device)
     table = players(method, run)
-
-    out.mkdir(parents=True, exist_ok=True)
-    claim(out, run)
-    for folder in (out, out / "sheets"):
-        remove_leftovers(folder)
-    start = load_state(out / STATE, table) if (out / STATE).exists() else 0
+    files = {s: checkpoint.sha256(checkpoint.resolve(name)) for s, name in networks(run).items()}
+    compare(out, run)
+    start = load_state(out / STATE, table, files) if (out / STATE).exists() else 0
     pairs = Pairs(
         photographs.train,
         run.data,
@@ -177,15 +181,18 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
         start * run.train.batch,
         (run.train.steps - start) * run.train.batch,
     )
+    distances = [part.name for part in vars(method).values() if isinstance(part, Form)]
     report(
         f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; "
-        f"{accelerator.device}, {accelerator.mixed_precision}; step {start} of {run.train.steps}"
+        + "".join(f"{name}; " for name in distances)
+        + f"{accelerator.device}, {accelerator.mixed_precision}; step {start} of {run.train.steps}"
     )
     pairs.preload()
     validate = Validation(photographs, run, out)
     header = {
         "run": portable(run),
-        **lessons(method, base, run, validate, report),
+        **({"perceptual": ", ".join(distances)} if distances else {}),
+        **lessons(method, base, run, validate, bool(photographs.held_out), report),
         "data": {
             "sha256": photographs.digest(),
             "images": len(photographs.train),
@@ -196,6 +203,11 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
         "history": parent.get("history", []),
     }
     best = best_score(out / WEIGHTS)
+    out.mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / "sheets"):
+        remove_leftovers(folder)
+    with atomic_write(out / "run.json") as stream:
+        stream.write(run.to_json().encode())
     started = time.monotonic()
     with contextlib.closing(Log(out, start)) as log:
         for step, losses in train(method, make_batches(base, pairs, run, accelerator.device), run, table,
@@ -225,27 +237,43 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
                         torch.float16,
                     )
             if step % run.train.save_every == 0 or last:
-                save_state(out / STATE, table, step, run)
+                save_state(out / STATE, table, step, run, files)
     return out / WEIGHTS
 
 
 def open_base(run: Run, device: torch.device) -> tuple[Base, dict[str, Any]]:
     """The base of the run on `device`, and the header of the weights that it starts from ({} for none)."""
-    if not run.train.init:
-        if kind(run.method) != "teacher":
-            raise ConfigError(
-                f"expected train.init to name the teacher of {run.name} (a model's name or a Unistep file), "
-                "found nothing: set train.init"
-            )
-        return CompactBase(CompactDenoiser(run.base), device), {}
-    denoiser, header = checkpoint.load_denoiser(run.train.init)
-    if denoiser.config != run.base:
+    t, opened = run.train, {}
+    if t.critic_init and kind(run.method) != "dfosd":
         raise ConfigError(
-            f"expected train.init to hold a network of {run.base}, found {denoiser.config}: "
-            "set base.widths and base.blocks"
+            f"expected train.critic_init to be empty for {run.name}, whose critic starts from no file, found "
+            f"“{t.critic_init}”: empty it"
         )
-    critic = checkpoint.load_denoiser(run.train.critic_init)[0] if run.train.critic_init else None
+    if not t.init and kind(run.method) != "teacher":
+        raise ConfigError(
+            f"expected train.init to name the teacher of {run.name} (a model's name or a Unistep file), "
+            "found nothing: set train.init"
+        )
+    for setting, name in networks(run).items():
+        try:
+            opened[setting] = checkpoint.load_denoiser(name)
+        except ModelError as error:
+            raise ModelError(f"train.{setting}: {error}") from error
+        found = opened[setting][0].config
+        if found != run.base and setting != "critic_init":
+            raise ConfigError(
+                f"expected train.{setting} to hold a network of {run.base}, found {found}: "
+                "set base.widths and base.blocks"
+            )
+    denoiser, header = opened["init"] if t.init else (CompactDenoiser(run.base), {})
+    critic = opened["critic_init"][0] if t.critic_init else None
     return CompactBase(denoiser, device, critic), header
+
+
+def networks(run: Run) -> dict[str, str]:
+    """Setting of train -> the model's name or the Unistep file that it names."""
+    named = {setting: getattr(run.train, setting) for setting in ("init", "plain", "critic_init")}
+    return {s: name for s, name in named.items() if name and (s, name) != ("plain", "self")}
 
 
 def build(run: Run, base: Base, device: torch.device) -> Method:
@@ -254,28 +282,41 @@ def build(run: Run, base: Base, device: torch.device) -> Method:
     def perceptual(form: str) -> Distance:
         teacher = None
         if run.train.features == "teacher":
+            if not run.train.init:
+                raise ConfigError(
+                    "expected train.features to be squeezenet, alexnet or vgg16 where train.init names no "
+                    "teacher, found “teacher”: set one of them"
+                )
             teacher = TeacherFeatures(base.features("teacher", "ddpm"), base.encode, base.cond)
         t = run.train
         return open_distance(form, t.features, t.features_file, t.features_heads, teacher, device)
 
     made: type[Method] = METHODS[kind(run.method)][0]
     method = made.build(run.method, base, perceptual)
+    if isinstance(run.method, TSDSRConfig | DFOSDConfig):
+        base.check_student(run.method.process, run.method.t_student)
     for player in (method.student, method.critic):
         if player is not None:
             player.to(device)
     return method
 
 
-def lessons(method: Method, base: Base, run: Run, validate: Validation, report: Report) -> dict[str, Any]:
-    """What a student's header says of its teacher: the file, and how good its samples are."""
+def lessons(
+    method: Method, base: Base, run: Run, validate: Validation, held_out: bool, report: Report
+) -> dict[str, Any]:
+    """What a student's header says: its plain reconstruction, and how good its teacher's samples are."""
     if isinstance(method, Teacher):
         return {}
-    file = checkpoint.resolve(run.train.init)
-    about: dict[str, Any] = {"plain": {"name": file.stem, "sha256": checkpoint.sha256(file)}}
+    about: dict[str, Any] = {}
+    if run.train.plain != "self":
+        file = checkpoint.resolve(run.train.plain or run.train.init)
+        about["plain"] = {"name": file.stem, "sha256": checkpoint.sha256(file)}
     teacher = getattr(method, "teacher", None)
     if isinstance(teacher, Denoiser):
         x_lq, x_hq = (x[:GATED] for x in validate.pairs["light"])
         gate = measure(teacher, base, x_lq, x_hq)
+        if not held_out:
+            gate = dataclasses.replace(gate, crops="training crops")
         report(str(gate))
         about["teacher"] = gate.to_dict()
     return about
@@ -286,12 +327,10 @@ def weights_of(student: Player) -> dict[str, Tensor]:
     return {name.removeprefix("denoiser."): mean for name, mean in student.ema.items()}
 
 
-def claim(out: Path, run: Run) -> None:
-    """Writes run.json, or checks that `out` holds the same run. Raises TrainingError naming what differs."""
+def compare(out: Path, run: Run) -> None:
+    """Raises TrainingError, naming what differs, if `out` holds another run."""
     file = out / "run.json"
     if not file.exists():
-        with atomic_write(file) as stream:
-            stream.write(run.to_json().encode())
         return
     old, new = json.loads(file.read_text()), json.loads(run.to_json())
     changed = [
@@ -311,7 +350,7 @@ def claim(out: Path, run: Run) -> None:
 def portable(run: Run) -> dict[str, Any]:
     """The run for a weights file's header: files by name alone, where they lie is nobody's business."""
     public = run.to_dict()
-    for name in ("init", "critic_init", "features_file", "features_heads"):
+    for name in ("init", "plain", "critic_init", "features_file", "features_heads"):
         public["train"][name] = Path(public["train"][name]).name
     return public
 
@@ -328,6 +367,8 @@ def main(name: str, data: Path, out: Path, settings: list[str], dry_run: bool = 
     report(run.to_json())
     if dry_run:
         photographs = Photographs(data, run.data.holdout)
+        base, _ = open_base(run, torch.device("cpu"))
+        build(run, base, torch.device("cpu"))
         Pairs(photographs.train, run.data, run.train.seed).preload()
         report(
             f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; "

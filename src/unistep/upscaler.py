@@ -77,8 +77,8 @@ class Upscaler:
     ) -> Upscaler:
         """The upscaler of a model inside the package (None: the default one) or of a .safetensors file.
 
-        `fidelity`: from 0, the model as it was trained, to 1, the plain reconstruction that it was trained
-        from, with less detail and as a rule a smaller error; None: the file's own default. Costs no time.
+        `fidelity`: from 0, the model as it was trained, to 1, the plain reconstruction that its header
+        names, with less detail and as a rule a smaller error; None: the file's own default. Costs no time.
 
         Raises:
             ModelError: there is no such model, its file is damaged or of another kind, or the plain model is

@@ -178,8 +178,9 @@ def without_template(w: Tensor) -> Tensor:
 
 def deviation(template: Tensor) -> Tensor:
     """[B, 3 n, h, w], n positions of each colour -> the same, less each colour's mean over its positions."""
-    colours = template.unflatten(1, (3, -1))
-    return (colours - colours.mean(dim=2, keepdim=True)).flatten(1, 2)
+    b, n, h, w = template.shape
+    colours = template.reshape(b, 3, n // 3, h, w)
+    return (colours - colours.mean(dim=2, keepdim=True)).reshape(b, n, h, w)
 
 
 class Taps(Features):
@@ -205,6 +206,7 @@ class CompactBase:
     """The compact model, opened for training (`denoiser.Base`)."""
 
     sigma_data = SIGMA_DATA
+    guided = False
 
     def __init__(
         self,
@@ -250,6 +252,20 @@ class CompactBase:
         """The condition of [B, 3, h, w] in [-1, 1]; h and w multiples of 4."""
         image = x_lq.to(self.device)
         return Cond(image=image, y=self.enlarge(image))
+
+    def null(self, cond: Cond) -> Cond | None:
+        """None: the network was never trained without its image."""
+        return None
+
+    def check_student(self, view: str, t: int) -> None:
+        """Raises ConfigError unless index t is at the slot, which alone is shipped."""
+        process = self.process(view)
+        far = (process.s > S_SLOT * process.a).nonzero().flatten()
+        if t not in far:
+            raise ConfigError(
+                f"expected method.t_student to be from {int(far.min())} to {int(far.max())}, where the "
+                f"compact base answers in one step, found {t}: set method.t_student={int(far.max())}"
+            )
 
     def restore(self, student: nn.Module, x_lq: Tensor) -> Tensor:
         """The slot of `student`, a Clock or Residual, on images in [0, 1]; h and w multiples of 4."""

@@ -106,7 +106,7 @@ class DFOSDConfig:
 
 
 class DFOSD:
-    """Section 3.4. `critic` is None for discriminator none; `distance` is None if Eq. 8 needs none."""
+    """Section 3.4. `critic` is None for discriminator none or lambda_adv 0, `distance` where unneeded."""
 
     critic_first = False
 
@@ -126,7 +126,7 @@ class DFOSD:
     @classmethod
     def build(cls, config: DFOSDConfig, base: Base, perceptual: Callable[[str], Distance]) -> "DFOSD":
         student, critic, distance = base.denoiser("student", config.process), None, None
-        if config.discriminator != "none":
+        if config.discriminator != "none" and config.lambda_adv:
             critic = DISCRIMINATORS[config.discriminator](base.features("critic", config.process), config)
         if config.spatial != "mse" and config.lambda_perceptual:
             distance = perceptual(config.spatial.removeprefix("ea-"))
@@ -141,7 +141,7 @@ class DFOSD:
         c = self.config
         x_hat, x_hq = self.decode(z_hat), batch.x_hq
         terms = spatial_loss(c, x_hat, x_hq, self.distance)
-        if self.critic is not None and c.lambda_adv:
+        if self.critic is not None:
             t, eps = self.critic.draw(z_hat)
             terms[self.name] = c.lambda_adv * adversarial_loss(self.critic(z_hat, t, eps, batch.cond))
         if c.weight_edge:

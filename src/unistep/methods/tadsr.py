@@ -72,6 +72,8 @@ class TADSRConfig:
         for name in ("weight_distill", "lambda_hsd", "lambda_adv"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"expected method.{name} to be 0 or more, found {getattr(self, name)}")
+        if not (self.weight_distill or self.lambda_hsd or self.lambda_adv):
+            raise ConfigError("expected a loss that moves the student, found none; set method.weight_distill")
         for name in ("teacher_steps", "t_hsd", "t_dis", "c_dim"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected method.{name} to be 1 or more, found {getattr(self, name)}")

@@ -121,12 +121,12 @@ class TSDSRConfig:
 
 
 class TSDSR:
-    """Algorithm 1. `lpips` is None where its weight is 0."""
+    """Algorithm 1. `lpips` is None where its weight is 0, the score network (`critic`) where gamma is."""
 
     critic_first = False
 
     def __init__(
-        self, config: TSDSRConfig, student: Denoiser, teacher: Denoiser, score: Denoiser,
+        self, config: TSDSRConfig, student: Denoiser, teacher: Denoiser, score: Denoiser | None,
         decode: Callable[[Tensor], Tensor], lpips: Distance | None = None,
     ):  # fmt: skip
         self.config, self.student, self.teacher, self.critic = config, student, teacher, score
@@ -146,7 +146,10 @@ class TSDSR:
 
     @classmethod
     def build(cls, config: TSDSRConfig, base: Base, perceptual: Callable[[str], Distance]) -> "TSDSR":
-        student, teacher, score = (base.denoiser(r, config.process) for r in ("student", "teacher", "score"))
+        student, teacher = (base.denoiser(role, config.process) for role in ("student", "teacher"))
+        score = base.denoiser("score", config.process) if config.gamma else None
+        if score is not None and config.guidance != 1 and not base.guided:
+            raise unguided(config)
         lpips = perceptual("lpips") if config.weight_lpips else None
         return cls(config, student, teacher, score, base.decode, lpips)
 
@@ -160,7 +163,7 @@ class TSDSR:
         """Eq. (8). Lines 6 to 20: `lpips` is L_Rec, `tsd` is gamma L_Reg; `mse` is not in Eq. 8."""
         c = self.config
         terms: Terms = {}
-        if c.gamma:
+        if self.critic is not None:
             t, eps = self.draw(z_hat)
             bias = int(torch.randint(-BIAS, BIAS, ())) if c.dasm_random_bias else 0
             null = self.null(batch)
@@ -177,6 +180,8 @@ class TSDSR:
 
     def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
         """Lines 23 to 26: the score network is an ordinary diffusion model of the student's outputs."""
+        if self.critic is None:
+            return {}
         t, eps = self.draw(z_fake)
         if self.config.released_score:
             u = torch.randn(len(t), device=t.device)
@@ -193,9 +198,14 @@ class TSDSR:
         if self.config.guidance == 1:
             return None
         if batch.null is None:
-            raise ConfigError("expected method.guidance to be 1 on a base without a null condition, "
-                              f"found {self.config.guidance}; set method.guidance=1")  # fmt: skip
+            raise unguided(self.config)
         return batch.null
+
+
+def unguided(c: TSDSRConfig) -> ConfigError:
+    """What there is to say where guidance finds no null condition."""
+    return ConfigError("expected method.guidance to be 1 on a base without a null condition, "
+                       f"found {c.guidance}; set method.guidance=1")  # fmt: skip
 
 
 def weight(process: Process, t: Tensor) -> Tensor:
