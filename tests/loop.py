@@ -47,7 +47,7 @@ def updates(config: MethodConfig, steps: int = 1) -> tuple[list[tuple[str, set[s
     base = Watched(denoiser)
     run = Run(
         "test", method=config, base=TINY,
-        train=TrainConfig(steps=steps, batch=2, warmup=0, weight_decay=0.0, precision="fp32", init="compact-teacher"),
+        train=TrainConfig(steps=steps, batch=2, warmup=0, weight_decay=0.0, precision="fp32", init="teacher"),
     )  # fmt: skip
     x_lq, x_hq = torch.rand(2, 3, 8, 8) * 2 - 1, torch.rand(2, 3, 32, 32) * 2 - 1
     batch = Batch(x_lq, x_hq, base.encode(x_hq), base.cond(x_lq))
