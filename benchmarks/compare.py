@@ -215,12 +215,13 @@ def costs(group: list[Entry]) -> str:
 
 def footnotes(found: list[Entry]) -> str:
     notes = ["± is the standard deviation over seeds. Bold: the best mean of a column that has a direction."]
-    for entry in {e.header["teacher"]["swd"]: e for e in found if weak(e.header)}.values():
-        gate = entry.header["teacher"]
+    for group in dict.fromkeys(e.group for e in found if weak(e.header)):
+        gates = [e.header["teacher"] for e in found if e.group == group and weak(e.header)]
+        energy, swd, slot = (mean([g[key] for g in gates]) for key in ("gradient_energy", "swd", "swd_slot"))
         notes.append(
-            f"† The teacher of these rows is below its gate: its {gate['steps']}-step samples have a "
-            f"gradient energy of {gate['gradient_energy']:.2f} and an SWD of {gate['swd']:.2f}, in one step "
-            f"{gate['swd_slot']:.2f}, as ratios to bicubic's."
+            f"† {group}: the teacher is below its gate. The {gates[0]['steps']}-step samples that each run "
+            f"measured have a mean gradient energy of {energy:.2f} and an SWD of {swd:.2f}, in one step "
+            f"{slot:.2f}, as ratios to bicubic's."
         )
     if any(on_squeezenet(entry.header) for entry in found):
         notes.append(

@@ -50,7 +50,7 @@ def compact_sharp() -> Run:
     grain, and more of `realesrgan` cleans compressed photographs. It starts from compact-plain.
     """
     method = DFOSDConfig(discriminator="none", spatial="mse", weight_mse=44.0, weight_grid=10.0)
-    run = compact_student("compact-sharp", method)
+    run = compact_student("compact-sharp", method, plain="self")
     mix = {"realesrgan": 0.4, "light": 0.3, "bicubic": 0.1, "mild": 0.2}
     return dataclasses.replace(
         run,
