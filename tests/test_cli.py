@@ -259,7 +259,8 @@ def test_ctrl_c_ends_with_130(tmp_path: Path, run: Run, fake: Any, monkeypatch: 
 
 # The command with the fake model; the write of picture number `stop` (from 0) says so and waits for ever.
 CHILD = f"""
-import os, sys, time, types
+import os, signal, sys, time, types
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 stop, marker, *arguments = sys.argv[1:]
 module = types.ModuleType("unistep.upscaler")
 exec({FAKE!r}, module.__dict__)

@@ -69,7 +69,7 @@ def test_students_share_teacher_data_and_budget():
     assert [header.get("teacher", {}).get("passes") for header in headers] == [None, False, False]
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", [*STUDENTS, "compact-sharp"])
 def test_the_dial_leads_from_the_student_to_the_plain_model(name):
     x = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():

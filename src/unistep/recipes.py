@@ -38,7 +38,7 @@ def compact_student(name: str, method: MethodConfig, plain: str = "compact-plain
 
 
 def compact_plain() -> Run:
-    """The plain reconstruction: squared error alone. Where the fidelity dial of the students ends."""
+    """A plain reconstruction: squared error alone."""
     method = DFOSDConfig(discriminator="none", spatial="mse", weight_mse=44.0)
     return compact_student("compact-plain", method, plain="self")
 
@@ -50,7 +50,7 @@ def compact_sharp() -> Run:
     grain, and more of `realesrgan` cleans compressed photographs. It starts from compact-plain.
     """
     method = DFOSDConfig(discriminator="none", spatial="mse", weight_mse=44.0, weight_grid=10.0)
-    run = compact_student("compact-sharp", method, plain="self")
+    run = compact_student("compact-sharp", method)
     mix = {"realesrgan": 0.4, "light": 0.3, "bicubic": 0.1, "mild": 0.2}
     return dataclasses.replace(
         run,
