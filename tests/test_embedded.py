@@ -108,3 +108,12 @@ def test_it_keeps_the_colours(upscaler):
         back = upscaler(image).resize(image.size, Image.Resampling.BOX)
         shift = np.asarray(back, float).mean((0, 1)) - np.asarray(image, float).mean((0, 1))
         assert np.abs(shift).max() < 1.5, (name, shift)
+
+
+def test_the_plain_model_is_the_average_that_its_header_names():
+    shares = read_header(embedded()["compact-plain"])["mixed"]
+    assert sum(shares.values()) == pytest.approx(1)
+    parts = {name: load_denoiser(name)[0].state_dict() for name in shares}
+    for key, tensor in load_denoiser("compact-plain")[0].state_dict().items():
+        mean = sum(share * parts[name][key] for name, share in shares.items())
+        torch.testing.assert_close(tensor, mean, atol=1e-3, rtol=2e-3)

@@ -301,7 +301,7 @@ class CompactStudent(nn.Module):
     scale = SCALE
     overlap = 32
     """Low-resolution pixels that a tile sees beyond its own on each side: the fewest whose result stays
-    within half an 8-bit level of the untiled one (measured: docs/upscale.md)."""
+    within about half an 8-bit level of the untiled one (measured: docs/log.md)."""
 
     def __init__(self, net: UNet, info: dict[str, Any] | None = None):
         super().__init__()
