@@ -85,7 +85,7 @@ class Validation:
         smallest = min(crop.shape[1] for crop in crops)
         x = torch.stack([crop[:, :smallest, :smallest] for crop in crops]).float() / 255
         self.pairs = {
-            name: degrade(x, DEGRADATIONS[name], seed=run.train.seed + 10_007, indices=list(range(len(x))))
+            name: degrade(x, DEGRADATIONS[name], seed=10_007, indices=list(range(len(x))))
             for name in self.presets
         }
 
