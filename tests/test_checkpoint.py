@@ -76,7 +76,7 @@ def test_names(weights, monkeypatch):
         resolve("absent")
     with pytest.raises(ModelError, match="expected a model's name"):
         resolve(weights.parent)
-    monkeypatch.setattr(checkpoint, "embedded", lambda: {"compact": weights, "other": weights})
+    monkeypatch.setattr(checkpoint, "embedded", lambda: {checkpoint.DEFAULT: weights, "other": weights})
     assert resolve(None) == resolve("other") == weights
     monkeypatch.setattr(checkpoint, "embedded", dict)
     with pytest.raises(ModelError, match="none is installed"):

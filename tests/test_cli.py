@@ -20,12 +20,14 @@ from PIL import Image
 
 from unistep import checkpoint
 from unistep.bases.compact import CompactConfig, CompactDenoiser
+from unistep.checkpoint import DEFAULT
 from unistep.cli import main
 from unistep.config import Run as Recipe
 
 FAKE = '''
 """Stands in for unistep.upscaler."""
 from dataclasses import replace
+from unistep.checkpoint import DEFAULT
 from unistep.errors import ModelError
 from unistep.resize import target_size
 
@@ -350,7 +352,7 @@ def test_a_reader_that_leaves_ends_the_run_quietly(tmp_path: Path) -> None:
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny untrained model in a folder that stands for the package's own."""
-    path = tmp_path / "weights" / "compact.safetensors"
+    path = tmp_path / "weights" / f"{DEFAULT}.safetensors"
     path.parent.mkdir()
     torch.manual_seed(0)
     settings = Recipe(name="toy", base=CompactConfig(widths=(8, 8, 8), blocks=(1, 1, 1)))
@@ -414,17 +416,17 @@ def test_a_header_cannot_steer_the_terminal(
 def test_models_are_listed_and_verified(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert main(["models", "list"]) == 0
-    assert re.fullmatch(rf"compact +0\.\d MB  {digest}  \(default\)\n", capsys.readouterr().out)
+    assert re.fullmatch(rf"{DEFAULT} +0\.\d MB  {digest}  \(default\)\n", capsys.readouterr().out)
     assert main(["models", "verify"]) == 0
     assert "no checksum" in capsys.readouterr().out
     sums = weights.parent / "SHA256SUMS"
-    sums.write_text(f"{digest}  compact.safetensors\n")
+    sums.write_text(f"{digest}  {DEFAULT}.safetensors\n")
     assert main(["models", "verify"]) == 0
     assert "checksum right" in capsys.readouterr().out
-    sums.write_text(f"{digest}  compact.safetensors\n{digest}  gone.safetensors\n")
+    sums.write_text(f"{digest}  {DEFAULT}.safetensors\n{digest}  gone.safetensors\n")
     assert main(["models", "verify"]) == 1
     assert capsys.readouterr().err.startswith("unistep: gone.safetensors: ")
-    sums.write_text(f"{digest[::-1]}  compact.safetensors\n")
+    sums.write_text(f"{digest[::-1]}  {DEFAULT}.safetensors\n")
     assert main(["models", "verify"]) == 1
     assert "is not that in SHA256SUMS" in capsys.readouterr().err
     sums.unlink()
