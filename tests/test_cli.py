@@ -27,7 +27,6 @@ from unistep.config import Run as Recipe
 FAKE = '''
 """Stands in for unistep.upscaler."""
 from dataclasses import replace
-from unistep.checkpoint import DEFAULT
 from unistep.errors import ModelError
 from unistep.resize import target_size
 
