@@ -49,7 +49,9 @@ def test_files_are_small_and_listed():
 @pytest.mark.parametrize("name", FAMILY)
 def test_header_tells_how_it_was_made(name):
     header = read_header(embedded()[name])
-    assert header["run"]["name"] == name
+    assert header["run"]["name"] == (
+        max(header["mixed"], key=header["mixed"].get) if "mixed" in header else name
+    )
     assert len(header["data"]["sha256"]) == 64 and header["data"]["held_out"] > 0
     assert header["steps"] == sum(part["steps"] for part in header["history"]) > 0
     assert header["samples"] == sum(part["samples"] for part in header["history"])

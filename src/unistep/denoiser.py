@@ -1,5 +1,6 @@
 """What a method may ask of a network and of a base model, and what the loop may ask of a method."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -41,25 +42,26 @@ class Batch:
     """The condition without content, for classifier-free guidance; None where guidance is 1."""
 
 
-class Denoiser(nn.Module):
+class Denoiser(nn.Module, ABC):
     """A network at the border: (z_t, t, cond) -> z_0, float32 whatever the network's own dtype."""
 
     process: Process
 
+    @abstractmethod
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """z_t [B, C, h, w], t [B] int64 an index of `process` -> z_0 [B, C, h, w]."""
-        raise NotImplementedError
 
 
-class Features(nn.Module):
+class Features(nn.Module, ABC):
     """The encoder half of a network: (z_t, t, cond) -> feature maps, finest first, the middle block last."""
 
     process: Process
     widths: tuple[int, ...]
     """Channels of each map."""
 
+    @abstractmethod
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
-        raise NotImplementedError
+        """z_t [B, C, h, w], t [B] int64 an index of `process` -> one map [B, C_k, h_k, w_k] per width."""
 
 
 class Base(Protocol):

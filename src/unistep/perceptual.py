@@ -7,6 +7,7 @@ A distance has the name of its paper only with the paper's network and the publi
 the network's file is not proven to be torchvision's own; "T-" that the features are a diffusion teacher's.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,15 +24,16 @@ S_MIN, S_MAX = 0.02, 0.15
 """Noise-to-signal ratios at which a teacher is asked for its features: texture is still visible there."""
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(nn.Module, ABC):
     """(x, target [B, 3, H, W] in [-1, 1], float32) -> pairs of feature maps; the gradient goes to x alone."""
 
     label: str
     widths: tuple[int, ...]
     """Channels of each map."""
 
+    @abstractmethod
     def forward(self, x: Tensor, target: Tensor) -> Pairs:
-        raise NotImplementedError
+        """One pair of maps, of x and of target, per width."""
 
 
 class ImageFeatures(FeatureNetwork):
@@ -97,7 +99,7 @@ class TeacherFeatures(FeatureNetwork):
         return list(zip(maps, targets, strict=True))
 
 
-class Form(nn.Module):
+class Form(nn.Module, ABC):
     """What the forms share: frozen, in float32, [B, 3, H, W] x 2 -> the mean over the batch."""
 
     name: str
@@ -106,9 +108,9 @@ class Form(nn.Module):
         super().__init__()
         self.network = network
 
+    @abstractmethod
     def distance(self, x: Tensor, target: Tensor) -> Tensor:
         """[B]"""
-        raise NotImplementedError
 
     def forward(self, x: Tensor, target: Tensor) -> Tensor:
         if x.shape != target.shape:
