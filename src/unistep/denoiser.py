@@ -25,6 +25,10 @@ class Cond:
     """The low-quality image [B, 3, h, w] in [-1, 1]."""
     y: Tensor
     """The low-quality latent, at the latent's size: the shift of ResShift, the start of a residual."""
+    prompt: Tensor | None = None
+    """Embedding of a text [1 or B, L, D], where the base takes one."""
+    pooled: Tensor | None = None
+    """The text as one vector [1 or B, P], where the base takes it."""
 
 
 @dataclass(frozen=True)
