@@ -1,0 +1,328 @@
+"""ResShift (arXiv 2307.12348), and its one-step students SinSR (arXiv 2311.14760) and TAD-SR (2408.07476).
+
+    z_T = y + kappa sqrt(eta_T) eps,    z_hat = f(z_T / sqrt(kappa^2 eta_T + 1), x_lq, T)
+
+y is the latent of the bicubic enlargement. The one-step students run f once; the teacher draws z_{t-1} from
+the posterior T times (`sample_posterior`), SinSR's teacher steps deterministically (`denoiser.sample`).
+"""
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..denoiser import Cond, Denoiser, Features, filled
+from ..errors import ConfigError, ModelError
+from ..process import Process, resshift
+from .codecs import VQCodec
+from .compact import pad_to_multiple
+from .latent import LatentConfig
+from .nets.swin import SwinConfig, SwinUNet, fold, official
+from .nets.vq import VQConfig
+from .onestep import OneStep, load_exactly
+from .sampler import Sampler
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What a released file does not tell by its shapes."""
+
+    method: str
+    steps: int
+    """T of the process that the network was trained on; its one step is at index T - 1."""
+    min_noise_level: float
+    scale: int = 4
+    """Between the low-quality image and the result; faces: 1."""
+    kappa: float = 2.0
+
+    def process(self) -> Process:
+        return resshift(self.steps, self.kappa, self.min_noise_level)
+
+
+VARIANTS = {
+    "resshift-15": Variant("resshift", 15, 0.04),
+    "resshift-4": Variant("resshift", 4, 0.2),
+    "resshift-faces": Variant("resshift", 4, 0.2, scale=1),
+    "sinsr": Variant("sinsr", 15, 0.04),
+    "tadsr": Variant("tadsr", 15, 0.04),
+    "tadsr-faces": Variant("tadsr", 4, 0.2, scale=1),
+}
+FILES = {
+    "resshift_realsrx4_s15": "resshift-15",
+    "resshift_realsrx4_s4": "resshift-4",
+    "resshift_bicsrx4_s4": "resshift-4",
+    "resshift_faceir_s4": "resshift-faces",
+    "sinsr": "sinsr",
+    "tad-sr": "tadsr",
+    "tad-faceir": "tadsr-faces",
+}
+"""How the names of released files begin, in lower case -> the variant."""
+
+
+def variant_of(name: str) -> str:
+    """The variant of a released file by its name. Raises ConfigError if it does not tell."""
+    for start, variant in FILES.items():
+        if name.lower().startswith(start):
+            return variant
+    raise ConfigError(
+        f"expected --variant to be one of {', '.join(VARIANTS)}, found none, and “{name}” does not tell it"
+    )
+
+
+def build(
+    unet: Mapping[str, Tensor],
+    vq: Mapping[str, Tensor],
+    *,
+    variant: str,
+    dtype: torch.dtype = torch.float16,
+    folded: bool = True,
+    image_size: int | None = None,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """(header["student"], tensors) of a student's file, from the authors' state dicts.
+
+    Args:
+        unet, vq: state dicts, with or without "module." and "_orig_mod." and what follows from the shape.
+        variant: a name of VARIANTS.
+        folded: for one step; False keeps time as an input, for many.
+        image_size: side of the latents that the network was built for; None: by `SwinConfig.infer`.
+
+    Raises:
+        ConfigError: no such variant.
+        ModelError: missing or surplus tensors, or parts that do not go together.
+    """
+    if variant not in VARIANTS:
+        raise ConfigError(f"expected the variant to be one of {', '.join(VARIANTS)}, found “{variant}”")
+    kind, state, codec = VARIANTS[variant], official(unet), official(vq)
+    config, vq_config = SwinConfig.infer(state, image_size), VQConfig.infer(codec)
+    process = kind.process()
+    with torch.device("meta"):
+        load_exactly(SwinUNet(config), state, "ResShift's Swin-UNet")
+    load_exactly(VQCodec.from_config(dataclasses.asdict(vq_config)).vq, codec, "a VQ autoencoder")
+    ratio = config.lq_size // config.image_size
+    if config.channels != vq_config.embed_dim or ratio * kind.scale != vq_config.factor:
+        raise ModelError(
+            f"expected for {variant} an autoencoder of {config.channels} channels and {ratio * kind.scale} "
+            f"pixels per latent, found one of {vq_config.embed_dim} channels and {vq_config.factor} pixels"
+        )
+    if folded:
+        state = fold(state, config, kind.steps - 1, input_scale(process))
+    latent = LatentConfig(
+        scale=kind.scale,
+        shortest=0,
+        tile=512,  # as the authors cut: the network's statistics are of the whole tile
+        overlap=64,
+        noise=process.s[-1].item(),
+        colour="none",
+    )
+    header = {
+        "base": "resshift",
+        "method": kind.method,
+        "variant": variant,
+        "folded": folded,
+        "denoiser": dataclasses.asdict(config),
+        "codec": dataclasses.asdict(vq_config),
+        "latent": dataclasses.asdict(latent),
+    }
+    tensors = {f"denoiser.net.{name}": tensor.to(dtype) for name, tensor in state.items()}
+    return header, tensors | {f"codec.vq.{name}": tensor.to(dtype) for name, tensor in codec.items()}
+
+
+def input_scale(process: Process) -> float:
+    """1 / sqrt(kappa^2 eta_T + 1): brings z_T to unit variance, if the latents have it."""
+    return float((process.s[-1] ** 2 + 1) ** -0.5)
+
+
+class FoldedSwin(OneStep):
+    """f at the one time T - 1: time and the input's scale are constants in its weights."""
+
+    def __init__(self, config: SwinConfig):
+        super().__init__()
+        self.net = SwinUNet(config, folded=True)
+        self.multiple = config.multiple
+
+    def forward(self, z: Tensor, image: Tensor | None = None) -> Tensor:
+        if image is None:
+            raise ConfigError("expected the low-quality image beside the latent, found none")
+        out: Tensor = self.net(z.to(self.net.dtype), image.to(self.net.dtype))
+        return out.float()
+
+
+class SwinDenoiser(Denoiser):
+    """f at every time of its process."""
+
+    def __init__(self, net: SwinUNet, process: Process):
+        super().__init__()
+        self.net, self.process = net, process
+
+    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+        x, image = net_input(self.net, self.process, z_t, t, cond)
+        out: Tensor = self.net(x, image, t)
+        return out.float()
+
+
+def net_input(net: SwinUNet, process: Process, z_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    """z_t / sqrt(kappa^2 eta_t + 1) and the image, in the network's dtype."""
+    s = process.at(t)[2]
+    return (z_t / (s**2 + 1).sqrt()).to(net.dtype), cond.image.to(net.dtype)
+
+
+def student(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[FoldedSwin, VQCodec]:
+    """The modules of a folded file, in its dtype. Raises ModelError."""
+    config, codec, _ = _opened(header, tensors, folded=True)
+    with torch.device("meta"):
+        denoiser = FoldedSwin(config)
+    load_exactly(denoiser, _part(tensors, "denoiser."), "a folded denoiser of ResShift")
+    return denoiser.eval().requires_grad_(False), codec
+
+
+def teacher(
+    header: Mapping[str, Any], tensors: Mapping[str, Tensor], steps: int | None = None
+) -> tuple[Sampler, VQCodec]:
+    """The many-step sampler of an unfolded file. `steps`: None: as trained; fewer are deterministic.
+
+    Raises ModelError for the file, ConfigError for `steps`.
+    """
+    config, codec, process = _opened(header, tensors, folded=False)
+    denoiser = SwinDenoiser(_net(config, tensors), process).eval().requires_grad_(False)
+    steps = len(process) if steps is None else steps
+    return Sampler(denoiser, steps, multiple=config.multiple, stochastic=True), codec
+
+
+def _net(config: SwinConfig, tensors: Mapping[str, Tensor]) -> SwinUNet:
+    with torch.device("meta"):
+        net = SwinUNet(config)
+    load_exactly(net, _part(tensors, "denoiser.net."), "a denoiser of ResShift")
+    return net
+
+
+def _opened(
+    header: Mapping[str, Any], tensors: Mapping[str, Tensor], folded: bool
+) -> tuple[SwinConfig, VQCodec, Process]:
+    try:
+        if header["folded"] != folded:
+            raise ModelError(
+                f"expected a file that is {'folded' if folded else 'unfolded'}, found one that is not"
+            )
+        config, process = SwinConfig(**header["denoiser"]), VARIANTS[header["variant"]].process()
+        codec = VQCodec.from_config(header["codec"])
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ModelError(
+            f"expected the header of a ResShift model, found a damaged one: {error!r}"
+        ) from error
+    load_exactly(codec, _part(tensors, "codec."), "a VQ autoencoder")
+    return config, codec.eval().requires_grad_(False), process
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): p for name, p in tensors.items() if name.startswith(prefix)}
+
+
+@torch.no_grad()
+def sample_posterior(
+    denoiser: Denoiser, process: Process, z: Tensor, cond: Cond, noises: Iterable[Tensor]
+) -> Tensor:
+    """ResShift's own sampler: from z_T down to z_0, each z_{t-1} drawn from q(z_{t-1} | z_t, z_0, y).
+
+    noises: standard normal, of z's shape, one for each t = T - 1 .. 1.
+    """
+    for t, eps in zip(reversed(range(1, len(process))), noises, strict=True):
+        z0 = denoiser(z, filled(t, z), cond)
+        mean, variance = process.posterior(z0, z, filled(t, z), cond.y)
+        z = mean + variance.sqrt() * eps
+    out: Tensor = denoiser(z, filled(0, z), cond)
+    return out
+
+
+class Taps(Features):
+    """The encoder half: outputs of the downsamplings, of the last input block and of the middle (TAD-SR)."""
+
+    def __init__(self, net: SwinUNet, process: Process):
+        super().__init__()
+        self.net, self.process = net, process
+        self.indices, self.widths = tuple(net.taps), tuple(net.taps.values())
+        del net.output_blocks, net.out
+
+    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
+        x, image = net_input(self.net, self.process, z_t, t, cond)
+        maps = self.net.encode(x, image, self.net.code(t))
+        return [maps[index].float() for index in self.indices]
+
+
+class ResShiftBase:
+    """A ResShift model, opened for training (`denoiser.Base`); its file is unfolded (`build`)."""
+
+    guided = False
+
+    def __init__(
+        self,
+        header: Mapping[str, Any],
+        tensors: Mapping[str, Tensor],
+        device: torch.device | str = "cpu",
+        sigma_data: float = 1.0,
+    ):
+        """sigma_data: standard deviation of z_hq - y; by default that which the input's scale assumes of z.
+
+        Raises ModelError for a header or tensors of another model.
+        """
+        config, codec, self._process = _opened(header, tensors, folded=False)
+        self.device, self.sigma_data = torch.device(device), sigma_data
+        self.net, self.codec = _net(config, tensors).float(), codec.float().to(self.device)
+        self.scale = VARIANTS[header["variant"]].scale
+
+    def process(self, view: str) -> Process:
+        """Of "resshift" alone. Raises ConfigError for another view."""
+        if view != "resshift":
+            raise ConfigError(f"expected method.process to be resshift on the ResShift base, found “{view}”")
+        return self._process
+
+    def _copy(self, role: str) -> SwinUNet:
+        copied = copy.deepcopy(self.net).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        net: SwinUNet = copied.requires_grad_(role != "teacher")
+        return net
+
+    def denoiser(self, role: str, view: str) -> SwinDenoiser:
+        return SwinDenoiser(self._copy(role), self.process(view))
+
+    def features(self, role: str, view: str) -> Taps:
+        return Taps(self._copy(role), self.process(view))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.codec.encode(x.to(self.device))
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The gradient passes straight through the codebook."""
+        return self.codec.decode(z)
+
+    def cond(self, x_lq: Tensor) -> Cond:
+        """The condition of [B, 3, h, w] in [-1, 1], sides such that windows cover the latent."""
+        image = x_lq.to(self.device)
+        return Cond(image=image, y=self.encode(F.interpolate(image, scale_factor=self.scale, mode="bicubic")))
+
+    def null(self, cond: Cond) -> Cond | None:
+        """None: the network was never trained without its image."""
+        return None
+
+    def check_student(self, view: str, t: int) -> None:
+        """Raises ConfigError unless index t is the last one, from which `restore` starts."""
+        last = len(self.process(view)) - 1
+        if t != last:
+            raise ConfigError(
+                f"expected method.t_student to be {last}, the end of ResShift's process, found {t}: "
+                f"set method.t_student={last}"
+            )
+
+    @torch.no_grad()
+    def restore(self, student: nn.Module, x_lq: Tensor) -> Tensor:
+        """One step from noise of a fixed seed, on images in [0, 1] of any size."""
+        h, w = x_lq.shape[-2:]
+        multiple = max(1, self.net.config.multiple * self.codec.factor // self.scale)
+        cond = self.cond(pad_to_multiple(x_lq * 2 - 1, multiple))
+        eps = torch.randn(cond.y.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        t = filled(len(self._process) - 1, cond.y)
+        x = self.decode(student(self._process.perturb(cond.y, eps, t, cond.y), t, cond)).cpu()
+        return ((x[..., : h * self.scale, : w * self.scale] + 1) / 2).clamp(0, 1)

@@ -1,0 +1,54 @@
+"""Recorded numbers of ResShift's and SinSR's own code on tiny networks, for several test files."""
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = ("resshift", "sinsr")
+
+
+@functools.cache
+def numbers(case: str) -> dict[str, Tensor]:
+    """Inputs and results."""
+    return load_file(GOLDEN / case / "tensors.safetensors")
+
+
+@functools.cache
+def config(case: str) -> dict[str, Any]:
+    """What the networks are made of, and the names and shapes of the authors' state dict."""
+    values: dict[str, Any] = json.loads((GOLDEN / case / "config.json").read_text())
+    return values
+
+
+def weights(case: str) -> dict[str, dict[str, Tensor]]:
+    """State dicts "unet" (without what follows from the shape) and "vq", float32; the caller may change them.
+
+    Three bytes store each value, to 8e-6 of it: a float16, and an int8 that counts 1/256 of its last place.
+    """
+    return {part: {n: p.clone() for n, p in state.items()} for part, state in _weights(case).items()}
+
+
+@functools.cache
+def _weights(case: str) -> dict[str, dict[str, Tensor]]:
+    state: dict[str, dict[str, Tensor]] = {"unet": {}, "vq": {}}
+    for name, three in load_file(GOLDEN / case / "weights.safetensors").items():
+        part, _, name = name.partition(".")
+        high = three[..., :2].contiguous().view(torch.float16).squeeze(-1).float()
+        unit = torch.exp2((torch.frexp(high)[1].clamp_min(-13) - 19).float())
+        state[part][name] = high + three[..., 2].contiguous().view(torch.int8) * unit
+    return state
+
+
+def unet_file(case: str, prefix: str = "", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """The state dict of the UNet as the authors save it, buffers and all."""
+    unet = weights(case)["unet"]
+    return {
+        prefix + name: unet[name].to(dtype) if name in unet else torch.zeros(shape)
+        for name, shape in config(case)["keys"].items()
+    }
