@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from unistep.colour import adain, wavelet
 from unistep.errors import ConfigError, ImageError, MemoryLimit, ModelError
 from unistep.image import Picture, Source
+from unistep.kinds import MODES
 from unistep.resize import resize
-from unistep.upscaler import MODES, Upscaler
+from unistep.upscaler import Upscaler
 
 
 class Nearest(nn.Module):
@@ -309,7 +310,7 @@ def test_model_that_is_not_finite() -> None:
 def test_from_pretrained_loads_the_named_model(monkeypatch) -> None:
     asked = []
 
-    def load(name, fidelity):
+    def load(name, fidelity, options):
         asked.append((name, fidelity))
         model = Nearest()
         model.info = {"steps": 7}

@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from .atomic import atomic_write
-from .bases.compact import CompactConfig, CompactDenoiser, CompactStudent, fold_slot, mix
+from .bases.compact import CompactConfig, CompactDenoiser, fold_slot, mix
+from .bases.onestep import Options
 from .config import from_json
 from .errors import ConfigError, ModelError
 
@@ -163,21 +164,51 @@ def default_fidelity(path: Path, header: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def load_student(
-    name_or_path: str | os.PathLike[str] | None = None, fidelity: float | None = None
-) -> CompactStudent:
-    """A one-step model ready to run: [B, 3, h, w] in [-1, 1] -> [B, 3, 4h, 4w]. `info` is the file's header.
+def _decoder(name: str, header: Mapping[str, Any]) -> Path:
+    """The file of a tiny decoder: a path, or "tiny" for the pulled one of the student's base."""
+    if name != "tiny":
+        return Path(name)
+    from .hub import component_folder
 
-    `name_or_path`: an embedded model's name, a file, or None for the default.
+    model = {"sd3": "taesd3", "sd21": "taesd"}.get(header["student"].get("base"))
+    if model is None:
+        raise ConfigError("expected a Stable Diffusion model for --decoder tiny, found one of another family")
+    files = sorted(component_folder(model).glob("*.safetensors"), key=lambda file: "decoder" not in file.name)
+    if not files:
+        raise ModelError(f"expected {model} to be pulled, found no weights: unistep models pull {model}")
+    return files[0]  # taesd_decoder.safetensors, or diffusers' file of both halves
+
+
+def load_student(
+    name_or_path: str | os.PathLike[str] | None = None,
+    fidelity: float | None = None,
+    options: Options | None = None,
+) -> nn.Module:
+    """A one-step model ready to run. `info` is the file's header.
+
+    Of the compact base: [B, 3, h, w] in [-1, 1] -> [B, 3, 4h, 4w]; of the others a `LatentStudent`.
     `fidelity`: from 0 (the restored detail, as trained) to 1 (the plain reconstruction that its header
     names); None: the file's default. The weights are mixed, so it is one call as ever. A model that names no
     plain one is its own: every fidelity gives the same.
 
-    Raises ConfigError for another fidelity; ModelError for a damaged file or a plain model that is missing.
+    Raises ConfigError for another fidelity or for options that the model cannot have; ModelError for a
+    damaged file or a plain model that is missing.
     """
     if fidelity is not None and not 0 <= fidelity <= 1:
         raise ConfigError(f"expected fidelity to be from 0 to 1, found {fidelity}")
     path = resolve(name_or_path)
+    header = read_header(path)
+    if "student" in header:
+        from .bases.students import open_student
+
+        options = options or Options()
+        decoder = None if options.decoder is None else read_tensors(_decoder(options.decoder, header))
+        return open_student(path, header, read_tensors(path), options, decoder)
+    if options is not None and options != Options():
+        raise ConfigError(
+            f"{path}: expected a student of a large model for steps, decoder, weights, offload or compile, "
+            "found one of the compact base: leave them out"
+        )
     denoiser, header = load_denoiser(path)
     if fidelity is None:
         fidelity = default_fidelity(path, header)

@@ -9,9 +9,9 @@ lies outside 0..1 (colours outside sRGB).
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -19,24 +19,23 @@ from PIL import Image
 from torch import nn
 
 from unistep import tiling
+from unistep.bases.onestep import Options
 from unistep.checkpoint import load_student
-from unistep.colour import Moments, wavelet_bands
+from unistep.colour import Moments, adain, wavelet, wavelet_bands
 from unistep.errors import ConfigError, ImageError, MemoryLimit
 from unistep.image import Picture
 from unistep.image.pixels import bleed, quantise
+from unistep.kinds import unpack
 from unistep.resize import MAX_OUTPUT_PIXELS, gather, resize, taps, target_size
 
-Pack = Callable[[np.ndarray, np.ndarray | None], Any]
+if TYPE_CHECKING:
+    from unistep.bases.latent import LatentStudent
+
 Kind = TypeVar("Kind", Image.Image, np.ndarray, Picture)
 Colour = Literal["wavelet", "adain", "none"]
 COLOURS = ("wavelet", "adain", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 CHUNK = 256  # rows that whole-picture arithmetic takes at a time
-FLOAT_LIMIT = 8.0  # above it, floats are not 0..1 with wide colours, but 0..255
-# What Pillow's modes are worked on as.
-MODES = {"L": "L", "LA": "LA", "RGB": "RGB", "RGBA": "RGBA", "P": "RGB", "PA": "RGBA", "1": "L", "La": "LA"}
-MODES |= {"RGBa": "RGBA", "RGBX": "RGB", "CMYK": "RGB", "YCbCr": "RGB"}
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601, as Pillow's grey
 
 
 class Upscaler:
@@ -47,11 +46,12 @@ class Upscaler:
 
     Args:
         model: maps [B, 3, h, w] in [-1, 1] to [B, 3, 4h, 4w]; may name its `overlap` (low-resolution pixels),
-            `scale` and default `colour` fix.
+            `scale` and default `colour` fix. Or a LatentStudent, which takes whole pictures.
         device: "auto" (a CUDA GPU, else Apple's, else the CPU) or what torch.device takes.
-        dtype: "auto", "float32", "bfloat16" or "float16". Auto is float16 on CUDA GPUs that compute in it,
-            else float32: bfloat16's 8 bits would cost half a level of the picture, and a tile that overflows
-            in float16 is computed again in float32.
+        dtype: "auto", "float32", "bfloat16" or "float16". Auto is float32 except on CUDA GPUs. There the
+            small model takes float16 (bfloat16's 8 bits would cost half a level of the picture), and latent
+            students take bfloat16 where the GPU has it, else float16. What overflows is computed again in
+            float32.
 
     Raises:
         ConfigError: `device` or `dtype` does not exist here.
@@ -61,9 +61,15 @@ class Upscaler:
         self, model: nn.Module, device: torch.device | str = "auto", dtype: torch.dtype | str = "auto"
     ) -> None:
         self.device = _device(device)
-        self.dtype = _dtype(dtype, self.device)
+        # A LatentStudent takes whole pictures (asked so: most users never import that half).
+        self.latent = cast("LatentStudent", model) if hasattr(model, "place") else None
+        self.dtype = _dtype(dtype, self.device, self.latent is not None)
         layout: Any = {"memory_format": torch.channels_last}  # the faster one for convolutions
-        self.model = model.eval().float().to(self.device, **layout)
+        self.model: nn.Module
+        if self.latent:  # its weights are most of the memory: they are kept in the dtype that computes
+            self.model = self.latent.place(self.device, self.dtype)
+        else:
+            self.model = model.eval().float().to(self.device, **layout)
         self.scale: int = getattr(model, "scale", 4)
 
     @classmethod
@@ -74,18 +80,20 @@ class Upscaler:
         device: torch.device | str = "auto",
         dtype: torch.dtype | str = "auto",
         fidelity: float | None = None,
+        options: Options | None = None,
     ) -> Upscaler:
         """The upscaler of a model inside the package (None: the default one) or of a .safetensors file.
 
         `fidelity`: from 0, the model as it was trained, to 1, the plain reconstruction that its header
         names, with less detail and as a rule a smaller error; None: the file's own default. Costs no time.
+        `options`: what only students of large models know: steps, decoder, small weights, offload, compile.
 
         Raises:
             ModelError: there is no such model, its file is damaged or of another kind, or the plain model is
                 needed and not there.
             ConfigError: `device` or `dtype` does not exist here, or `fidelity` is not from 0 to 1.
         """
-        return cls(load_student(name_or_path, fidelity), device, dtype)
+        return cls(load_student(name_or_path, fidelity, options), device, dtype)
 
     @property
     def info(self) -> dict[str, Any]:
@@ -107,6 +115,7 @@ class Upscaler:
         progress: tiling.Progress | None = None,
         max_output_pixels: int = MAX_OUTPUT_PIXELS,
         twice: bool = False,
+        vae_tiles: str = "auto",
     ) -> Kind:
         """Enlarges one picture; the result is of the same kind.
 
@@ -123,6 +132,8 @@ class Upscaler:
             progress: called with (done, total) after every call of the model, in pixels.
             max_output_pixels: a larger result is refused before any work.
             twice: beyond x4 the model works on its own result instead of that being resampled up.
+            vae_tiles: how latent students compute their autoencoder: "auto", "whole", "exact" (block by
+                block, the same result in less memory) or "fast" (independent blocks, a close result).
 
         Raises:
             ImageError: an array or image of another kind, values that are not finite, or too large a result.
@@ -160,11 +171,57 @@ class Upscaler:
             devices = [self.device] if self.device.type == "cuda" else []
             with torch.random.fork_rng(devices):
                 torch.manual_seed(seed % 2**64)
-                larger = self._enlarge(rgb, size, tile, colour, progress, twice)
+                if self.latent:
+                    larger = self._enlarge_latent(rgb, size, tile, colour, progress, vae_tiles, seed)
+                else:
+                    larger = self._enlarge(rgb, size, tile, colour, progress, twice)
             return cast(Kind, pack(larger, alpha))
         except MemoryError as error:
             says = "not enough memory for the picture and its result; ask for a smaller size"
             raise MemoryLimit(says) from error
+
+    def reproduce(self, picture: Picture, scale: int = 4, colour: Colour | None = None) -> Picture:
+        """What the authors' own script makes of a picture, to the 8-bit level (bases/reproduce.py).
+
+        Raises ConfigError for a model without such a script.
+        """
+        if self.latent is None:
+            raise ConfigError(
+                "expected a model made of its authors' files, found another: leave --reproduce out"
+            )
+        from unistep.bases.reproduce import reproduce
+
+        levels = quantise(picture.rgb.clip(0, 1), 8)
+        larger: np.ndarray = reproduce(self.latent, levels, scale=scale, colour=colour).astype(np.float32)
+        larger /= 255
+        alpha = picture.alpha
+        if alpha is not None:
+            alpha = resize(alpha[..., None], larger.shape[1], larger.shape[0])[..., 0].clip(0, 1)
+        return replace(picture, rgb=larger, alpha=alpha)
+
+    def _enlarge_latent(
+        self,
+        rgb: np.ndarray,
+        size: tuple[int, int],
+        tile: int | str,
+        colour: Colour,
+        progress: tiling.Progress | None,
+        vae_tiles: str,
+        seed: int,
+    ) -> np.ndarray:
+        """As `_enlarge`, by a model that takes whole pictures."""
+        inside, model = rgb.clip(0, 1), cast("LatentStudent", self.latent)
+        out = model.enlarge(inside, size, tile=tile, vae_tiles=vae_tiles, seed=seed, progress=progress)
+        if out.shape[1::-1] != size:
+            out = resize(out, *size)
+        if colour == "wavelet":
+            out = wavelet(out, resize(inside, *size))
+        elif colour == "adain":
+            out = adain(out, inside)
+        out.clip(0, 1, out=out)
+        if float(rgb.min()) < 0 or float(rgb.max()) > 1:
+            out += resize(rgb - inside, *size)
+        return out
 
     def _enlarge(
         self,
@@ -256,92 +313,6 @@ def _resampled(bands: Iterable[np.ndarray], rows: int, width: int, height: int) 
         held, top = held[keep - top :].copy(), keep
 
 
-def unpack(image: Image.Image | np.ndarray | Picture) -> tuple[np.ndarray, np.ndarray | None, Pack]:
-    """(rgb [H, W, 3] float32, alpha [H, W] float32 0..1 or None, the way back to the same kind)."""
-    if isinstance(image, Picture):
-        return _unpack_picture(image)
-    if isinstance(image, Image.Image):
-        return _unpack_pillow(image)
-    if isinstance(image, np.ndarray):
-        return _unpack_array(image)
-    raise ImageError(f"expected a Picture, a Pillow image or a numpy array, found {type(image).__name__}")
-
-
-def _unpack_picture(picture: Picture) -> tuple[np.ndarray, np.ndarray | None, Pack]:
-    rgb, alpha = picture.rgb, picture.alpha
-    if (
-        rgb.ndim != 3
-        or rgb.shape[2] != 3
-        or rgb.size == 0
-        or (alpha is not None and alpha.shape != rgb.shape[:2])
-    ):
-        found = f"{list(rgb.shape)}" + ("" if alpha is None else f" and {list(alpha.shape)}")
-        raise ImageError(f"expected a Picture of rgb [H, W, 3] and alpha [H, W] or None, found {found}")
-    alpha = None if alpha is None else alpha.astype(np.float32, copy=False)
-    return rgb.astype(np.float32, copy=False), alpha, lambda r, a: replace(picture, rgb=r, alpha=a)
-
-
-def _unpack_array(array: np.ndarray) -> tuple[np.ndarray, np.ndarray | None, Pack]:
-    shape, dtype = array.shape, array.dtype.newbyteorder("=")
-    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and shape[2] > 4):
-        raise ImageError(f"expected an array [H, W] or [H, W, 1..4] with H, W >= 1, found {list(shape)}")
-    if dtype not in (np.uint8, np.uint16) and dtype.kind != "f":
-        raise ImageError(f"expected an array of uint8, uint16 or floats, found {dtype}")
-    levels = np.iinfo(dtype).max if dtype.kind == "u" else 1
-    values = array.reshape(*shape[:2], -1).astype(np.float32, copy=False)
-    if levels != 1:
-        values = values / np.float32(levels)
-    if dtype.kind == "f" and FLOAT_LIMIT < np.abs(values).max() < np.inf:
-        raise ImageError(
-            f"expected floats from 0 to 1, found up to {np.abs(values).max():g}; divide by the value of white"
-        )
-    channels = values.shape[2]
-    grey, alpha = channels < 3, values[..., -1].clip(0, 1) if channels in (2, 4) else None
-    rgb = np.broadcast_to(values[..., :1], (*shape[:2], 3)) if grey else values[..., :3]
-
-    def pack(rgb: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
-        if dtype == np.float32 and channels == 3:
-            return rgb  # a copy would be as large as the result
-        out = np.empty((*rgb.shape[:2], channels), dtype)
-        colour = (rgb @ LUMA)[..., None] if grey else rgb
-        for part, values in ((out[..., : colour.shape[2]], colour), (out[..., -1:], alpha)):
-            if values is not None:
-                values = values.reshape(part.shape)
-                if dtype.kind == "f":
-                    part[:] = values
-                else:
-                    quantise(values, 8 * dtype.itemsize, out=part)
-        return out.reshape(*rgb.shape[:2], *shape[2:])
-
-    return rgb, alpha, pack
-
-
-def _unpack_pillow(image: Image.Image) -> tuple[np.ndarray, np.ndarray | None, Pack]:
-    if image.mode.startswith("I;16"):
-        mode = image.mode
-    elif image.mode in MODES:
-        mode = MODES[image.mode]
-        if "transparency" in image.info:
-            mode = {"L": "LA", "RGB": "RGBA"}.get(mode, mode)
-    else:
-        known = ", ".join([*MODES, "I;16"])
-        raise ImageError(f"expected a Pillow image of mode {known}, found {image.mode}; convert it")
-    try:
-        straight = image if image.mode == mode else image.convert(mode)
-        rgb, alpha, pack_array = _unpack_array(np.asarray(straight))
-    except OSError as error:
-        raise ImageError(f"the image cannot be read ({error})") from error
-    back = image.mode if image.mode in ("CMYK", "YCbCr") else mode
-
-    def pack(rgb: np.ndarray, alpha: np.ndarray | None) -> Image.Image:
-        larger = Image.fromarray(pack_array(rgb, alpha))
-        larger = larger if back in (larger.mode, mode) else larger.convert(back)
-        larger.info = {key: value for key, value in image.info.items() if key != "transparency"}
-        return larger
-
-    return rgb, alpha, pack
-
-
 def _device(device: torch.device | str) -> torch.device:
     if device == "auto":
         kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -354,9 +325,11 @@ def _device(device: torch.device | str) -> torch.device:
     return found
 
 
-def _dtype(dtype: torch.dtype | str, device: torch.device) -> torch.dtype:
+def _dtype(dtype: torch.dtype | str, device: torch.device, latent: bool) -> torch.dtype:
     if dtype == "auto":
         fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
+        if fast and latent and torch.cuda.get_device_capability(device) >= (8, 0):
+            return torch.bfloat16
         return torch.float16 if fast else torch.float32
     found = DTYPES.get(str(dtype).removeprefix("torch."))
     if found is None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from unistep import batch
 from unistep.commands.report import Report, clean, complain, emit_job, times
+from unistep.errors import ConfigError
 from unistep.image import Metadata, Picture
 
 
@@ -20,23 +21,35 @@ def upscale(
     colour: str | None,
     fidelity: float | None,
     seed: int,
+    dtype: str,
+    vae_tiles: str,
+    options: dict[str, Any],
+    reproduce: bool,
     metadata: Metadata,
     quality: int | None,
     jsonl: bool,
 ) -> int:
     """Do the jobs and say so; the exit code. An already finished folder does not even load the model."""
-    report = Report(jobs, jsonl=jsonl)
+    report, whole = Report(jobs, jsonl=jsonl), _whole(sizing) if reproduce else 0
     try:
         upscaler: Any = None
         if any(job.status == "todo" for job in jobs):
+            from unistep.bases.onestep import Options
             from unistep.upscaler import Upscaler
 
-            upscaler = Upscaler.from_pretrained(model, device=device, fidelity=fidelity)
+            upscaler = Upscaler.from_pretrained(
+                model, device=device, dtype=dtype, fidelity=fidelity, options=Options(**options)
+            )
 
         def enlarge(picture: Picture) -> Picture:
-            larger: Picture = upscaler(
-                picture, **sizing, tile=tile, colour=colour, seed=seed, progress=report.advance
-            )
+            larger: Picture
+            if reproduce:
+                larger = upscaler.reproduce(picture, whole, colour)
+            else:
+                larger = upscaler(
+                    picture, **sizing, tile=tile, colour=colour, seed=seed, vae_tiles=vae_tiles,
+                    progress=report.advance,
+                )  # fmt: skip
             return larger
 
         report.start()
@@ -45,6 +58,16 @@ def upscale(
     except KeyboardInterrupt:
         return report.finish(interrupted=True)
     return report.finish()
+
+
+def _whole(sizing: dict[str, Any]) -> int:
+    """The authors' --upscale. Raises ConfigError for sizes that their scripts cannot make."""
+    scale = sizing.get("scale")
+    if scale is None or scale != int(scale):
+        raise ConfigError(
+            f"--reproduce takes a whole --scale, found {sizing}: the authors' scripts know no other"
+        )
+    return int(scale)
 
 
 def dry_run(jobs: Sequence[batch.Job], *, jsonl: bool) -> int:

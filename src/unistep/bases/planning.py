@@ -1,0 +1,141 @@
+"""How one picture is computed in the memory that is free: tiles and blocks chosen, their bytes predicted.
+
+Nothing is guessed: calls are run without data first (`peak`), blocks are added up from their shapes
+(`layersync`).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, MemoryLimit
+from ..tiling import free_memory
+from . import layersync
+from .codecs import Codec
+from .onestep import OneStep
+from .peak import peak_bytes, without_data
+from .sampler import Sampler
+
+VAE_TILES = ("auto", "whole", "exact", "fast")
+BLOCKS = (1024, 768, 512, 384, 256, 192, 128, 96, 64)
+"""Sides of the codec's blocks that are tried, in pixels of the picture."""
+SLACK = 1.3
+"""Workspaces and fragments on top of counted tensors (benchmarks/latent_memory.py)."""
+SHARE = 0.9
+"""Of the free memory that may be planned with."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one picture will be computed, and what that takes beyond the weights."""
+
+    vae: str
+    """whole, exact or fast"""
+    block: int
+    """Side of the codec's blocks, in pixels of the picture; unused by whole."""
+    tile: int
+    """Side of the denoiser's tiles, in latents."""
+    batch: int
+    """Tiles per call."""
+    device_bytes: int
+    host_bytes: int
+
+
+@dataclass(frozen=True)
+class Planner:
+    """The parts of a student, and where they run. `decoder` may be the codec itself."""
+
+    denoiser: OneStep | Sampler
+    codec: Codec
+    decoder: Codec
+    scale: int | None
+    """LatentConfig.scale"""
+    device: torch.device
+
+    def __call__(
+        self, height: int, width: int, most: int, tile: int | None = None, vae_tiles: str = "auto"
+    ) -> Plan:
+        """For a network input of height x width pixels.
+
+        Args:
+            most: the largest tile that is tried, in latents.
+            tile: the tile, where it was asked for.
+            vae_tiles: one of VAE_TILES; auto is whole where that fits, else exact.
+
+        Raises MemoryLimit if not even the smallest tile or block fits, ConfigError for other `vae_tiles`.
+        """
+        if vae_tiles not in VAE_TILES:
+            raise ConfigError(f"vae_tiles must be one of {', '.join(VAE_TILES)}, found {vae_tiles!r}")
+        free = int(SHARE * free_memory(self.device))
+        side, batch, called = self.tiles(height, width, tile, most, free)
+        whole = max(self.whole(name, height, width) for name in ("encode", "decode"))
+        if whole <= free and vae_tiles in ("auto", "whole"):
+            return Plan("whole", 0, side, batch, max(whole, called), 0)
+        if vae_tiles == "whole":
+            raise MemoryLimit(
+                f"the autoencoder needs {whole / 1e9:.1f} GB for the whole picture, {free / 1e9:.1f} are "
+                f"free on {self.device}; leave --vae-tiles at auto"
+            )
+        block, on_device, on_host = self.blocks(height, width, free)
+        mode = "fast" if vae_tiles == "fast" else "exact"
+        return Plan(mode, block, side, batch, max(on_device, called), on_host)
+
+    def tiles(self, height: int, width: int, tile: int | None, most: int, free: int) -> tuple[int, int, int]:
+        """(side in latents, tiles per call, bytes of one call)."""
+        unit, h, w = self.denoiser.multiple, height // self.codec.factor, width // self.codec.factor
+        for side in [tile] if tile else [most * part // 8 for part in (8, 6, 4, 3, 2, 1)]:
+            side = max(unit, side // unit * unit)
+            shape = (h, w) if h * w <= side * side else (min(side, h, w),) * 2  # as `blended` cuts
+            needed = self.call(*shape)
+            if needed <= free:
+                many = 1 if self.device.type == "cpu" else max(1, min(8, free // 2 // max(1, needed)))
+                return side, many, needed * many
+        raise MemoryLimit(
+            f"not enough memory on {self.device} even for tiles of {side} latents: {needed / 1e9:.2f} GB are "
+            f"needed, {free / 1e9:.2f} are free; free some, or choose another device"
+        )
+
+    def blocks(self, height: int, width: int, free: int) -> tuple[int, int, int]:
+        """(side of the codec's blocks, bytes on the device, bytes on the host or in a memory map)."""
+        for block in BLOCKS:
+            plans = [
+                layersync.plan(codec, height, width, direction=name, block=block, dtype=dtype_of(codec))
+                for name, codec in (("encode", self.codec), ("decode", self.decoder))
+            ]
+            on_device = int(SLACK * max(plan.device_bytes for plan in plans))
+            on_host = max(plan.host_bytes for plan in plans)
+            shares = self.device.type == "cpu" and not layersync.spills(on_host)
+            if on_device + shares * on_host <= free:
+                return block, on_device, on_host
+        raise MemoryLimit(
+            f"not enough memory on {self.device} even for blocks of {block} pixels: {on_device / 1e9:.2f} GB "
+            f"are needed, {free / 1e9:.2f} are free; free some, or choose another device"
+        )
+
+    def call(self, h: int, w: int) -> int:
+        """Bytes that one call of the denoiser takes for a tile of h x w latents."""
+        shapes: list[tuple[int, ...]] = [(1, self.codec.channels, h, w)]
+        if self.scale is not None:
+            r = self.codec.factor // self.scale
+            shapes.append((1, 3, h * r, w * r))
+        empty, sampler = without_data(self.denoiser), isinstance(self.denoiser, Sampler)
+
+        def call(z: Tensor, image: Tensor | None = None) -> object:
+            return empty(z, 0, z, image) if sampler else empty(z, image)
+
+        return int(SLACK * peak_bytes(call, *shapes, dtype=torch.float32))
+
+    def whole(self, name: str, height: int, width: int) -> int:
+        """Bytes that codec.encode or decoder.decode takes at once."""
+        codec = self.decoder if name == "decode" else self.codec
+        shape = (1, 3, height, width)
+        if name == "decode":
+            shape = (1, codec.channels, height // codec.factor, width // codec.factor)
+        empty = without_data(codec)
+        return int(SLACK * peak_bytes(getattr(empty, name), shape, dtype=dtype_of(codec)))
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The dtype in which a module computes."""
+    return next(p.dtype for p in module.parameters() if p.is_floating_point())
