@@ -12,14 +12,18 @@ import unistep
 
 SOURCE = Path(unistep.__file__).parent
 LAYERS = (
-    "errors atomic process colour resize tiling image",
+    "errors atomic process colour resize tiling image kinds catalogue counting",
     "denoiser losses featurenets",
     "methods bases data metrics perceptual",
     "config",
-    "recipes checkpoint convert",
+    "recipes convert download",
+    "hub",
+    "checkpoint",
+    "authors",
     "progress players gate upscaler",
     "train batch evaluate bench",
     "commands",
+    "cli_options cli_models",
     "cli __main__",
 )
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names.split()}

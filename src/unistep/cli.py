@@ -17,8 +17,10 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import App, CycloptsError, Group
 
+from unistep.cli_models import models
+from unistep.cli_options import argument, option
 from unistep.commands.report import clean, complain
 from unistep.errors import ConfigError, UnistepError
 
@@ -27,6 +29,7 @@ DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 OUTPUT = Group.create_ordered("Output")
 SIZE = Group.create_ordered("Size: one of these; x4 if none is given")
 WAY = Group.create_ordered("How")
+LARGE = Group.create_ordered("Students of large models (Stable Diffusion, ResShift)")
 CODES = "Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted."
 
 
@@ -50,19 +53,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-models = App(name="models", help="Weights: list, verify, convert.", help_epilogue="")
 app.command(models)
-
-
-def _option(text: str, *names: str, group: Group | None = None, **more: Any) -> Parameter:
-    """An option with its help; without --no-... forms, and with defaults only where the help names them."""
-    if group is not None:
-        more["group"] = group
-    return Parameter(name=names, help=text, negative=(), show_default=False, show_choices=False, **more)
-
-
-def _argument(name: str, text: str) -> Parameter:
-    return Parameter(name=name, help=text, negative=(), show_default=False)
 
 
 def _fit(kind: object, tokens: Sequence[Any]) -> tuple[int, int]:
@@ -93,12 +84,12 @@ a dash comes after --.
 {CODES}""",
 )
 def upscale(
-    inputs: Annotated[list[Path], _argument("INPUT", "Pictures and folders, as many as you like.")],
+    inputs: Annotated[list[Path], argument("INPUT", "Pictures and folders, as many as you like.")],
     /,
     *,
     output: Annotated[
         Path | None,
-        _option(
+        option(
             "Folder for the results; for one picture also a file name. Default: beside each source.",
             *("--output", "-o"),
             group=OUTPUT,
@@ -106,42 +97,38 @@ def upscale(
     ] = None,
     format: Annotated[
         Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
-        _option(
-            "jpeg, png, webp, tiff, bmp or avif. Default: as the source.", "--format", "-f", group=OUTPUT
-        ),
+        option("jpeg, png, webp, tiff, bmp or avif. Default: as the source.", "--format", "-f", group=OUTPUT),
     ] = None,
     suffix: Annotated[
         str | None,
-        _option(
-            "Added to names. Default: _x4 (the factor); nothing with --output.", "--suffix", group=OUTPUT
-        ),
+        option("Added to names. Default: _x4 (the factor); nothing with --output.", "--suffix", group=OUTPUT),
     ] = None,
     recursive: Annotated[
-        bool, _option("Also the folders inside a folder.", "--recursive", "-r", group=OUTPUT)
+        bool, option("Also the folders inside a folder.", "--recursive", "-r", group=OUTPUT)
     ] = False,
     existing: Annotated[
         Literal["skip", "overwrite", "rename"],
-        _option("Where a result exists: skip (default), overwrite, rename.", "--existing", group=OUTPUT),
+        option("Where a result exists: skip (default), overwrite, rename.", "--existing", group=OUTPUT),
     ] = "skip",
     metadata: Annotated[
         Literal["keep", "strip", "no-gps"],
-        _option("keep (default), strip, or no-gps: all but the place.", "--metadata", group=OUTPUT),
+        option("keep (default), strip, or no-gps: all but the place.", "--metadata", group=OUTPUT),
     ] = "keep",
     quality: Annotated[
-        int | None, _option("1 to 100, for JPEG, WebP and AVIF.", "--quality", group=OUTPUT)
+        int | None, option("1 to 100, for JPEG, WebP and AVIF.", "--quality", group=OUTPUT)
     ] = None,
     scale: Annotated[
-        float | None, _option("Factor from 1 to 8, such as 2.5.", "--scale", "-s", group=SIZE)
+        float | None, option("Factor from 1 to 8, such as 2.5.", "--scale", "-s", group=SIZE)
     ] = None,
     width: Annotated[
-        int | None, _option("Width in pixels; the height follows.", "--width", group=SIZE)
+        int | None, option("Width in pixels; the height follows.", "--width", group=SIZE)
     ] = None,
     height: Annotated[
-        int | None, _option("Height in pixels; the width follows.", "--height", group=SIZE)
+        int | None, option("Height in pixels; the width follows.", "--height", group=SIZE)
     ] = None,
     fit: Annotated[
         tuple[int, int] | None,
-        _option(
+        option(
             "As large as fits into a box, such as 1920x1080.",
             "--fit",
             group=SIZE,
@@ -150,17 +137,17 @@ def upscale(
             metavar="WxH",
         ),
     ] = None,
-    megapixels: Annotated[float | None, _option("Millions of pixels.", "--megapixels", group=SIZE)] = None,
+    megapixels: Annotated[float | None, option("Millions of pixels.", "--megapixels", group=SIZE)] = None,
     model: Annotated[
         str | None,
-        _option("Name or .safetensors file. Default: the packaged model.", "--model", "-m", group=WAY),
+        option("Name or .safetensors file. Default: the packaged model.", "--model", "-m", group=WAY),
     ] = None,
     device: Annotated[
-        str, _option("auto (default), cpu, cuda, cuda:1 ...", "--device", "-d", group=WAY)
+        str, option("auto (default), cpu, cuda, cuda:1 ...", "--device", "-d", group=WAY)
     ] = "auto",
     tile: Annotated[
         int | Literal["auto"],
-        _option(
+        option(
             "Side of the pieces that are computed at once; smaller takes less memory. Default: auto.",
             *("--tile", "-t"),
             group=WAY,
@@ -171,7 +158,7 @@ def upscale(
     ] = "auto",
     colour: Annotated[
         Literal["wavelet", "adain", "none"] | None,
-        _option(
+        option(
             "Hold the source's colours: wavelet, adain or none. Default: as the model needs.",
             "--colour",
             "--color",
@@ -180,15 +167,46 @@ def upscale(
     ] = None,
     fidelity: Annotated[
         float | None,
-        _option(
+        option(
             "0 (restored detail) to 1 (plain, smallest error). Default: as the model needs.",
             "--fidelity",
             group=WAY,
         ),
     ] = None,
-    seed: Annotated[int, _option("For models that draw noise.", "--seed", group=WAY)] = 0,
-    jsonl: Annotated[bool, _option("JSON lines on stdout, for programs.", "--jsonl", group=WAY)] = False,
-    dry_run: Annotated[bool, _option("Only say what would be done.", "--dry-run", group=WAY)] = False,
+    seed: Annotated[int, option("For models that draw noise.", "--seed", group=WAY)] = 0,
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        option("auto (default: as the device is fast), float32, float16, bfloat16.", "--dtype", group=WAY),
+    ] = "auto",
+    vae_tiles: Annotated[
+        Literal["auto", "whole", "exact", "fast"],
+        option(
+            "The autoencoder: auto (default), whole, exact (in blocks, the same result), fast (close to it).",
+            "--vae-tiles",
+            group=LARGE,
+        ),
+    ] = "auto",
+    decoder: Annotated[
+        str | None,
+        option("tiny, or the file of a TAESD decoder: quicker, less fine.", "--decoder", group=LARGE),
+    ] = None,
+    steps: Annotated[int | None, option("Steps of a teacher's own sampler.", "--steps", group=LARGE)] = None,
+    weights: Annotated[
+        Literal["full", "int8", "int4"],
+        option("full (default), int8 or int4: smaller in memory, less exact.", "--weights", group=LARGE),
+    ] = "full",
+    offload: Annotated[
+        bool, option("Keep weights in host memory; slower.", "--offload", group=LARGE)
+    ] = False,
+    compile: Annotated[
+        bool, option("torch.compile: slow start, then faster.", "--compile", group=LARGE)
+    ] = False,
+    reproduce: Annotated[
+        bool,
+        option("As the authors' own script does it, to the 8-bit level.", "--reproduce", group=LARGE),
+    ] = False,
+    jsonl: Annotated[bool, option("JSON lines on stdout, for programs.", "--jsonl", group=WAY)] = False,
+    dry_run: Annotated[bool, option("Only say what would be done.", "--dry-run", group=WAY)] = False,
 ) -> int:
     """Enlarge pictures and folders of pictures."""
     from unistep import batch
@@ -216,6 +234,16 @@ def upscale(
         colour=colour,
         fidelity=fidelity,
         seed=seed,
+        dtype=dtype,
+        vae_tiles=vae_tiles,
+        options={
+            "steps": steps,
+            "decoder": decoder,
+            "weights": weights,
+            "offload": offload,
+            "compile": compile,
+        },
+        reproduce=reproduce,
         metadata=metadata,
         quality=quality,
         jsonl=jsonl,
@@ -225,7 +253,7 @@ def upscale(
 @app.command(help_epilogue="")
 def info(
     model: Annotated[
-        str | None, _argument("MODEL", "Name or .safetensors file. Default: the packaged model.")
+        str | None, argument("MODEL", "Name or .safetensors file. Default: the packaged model.")
     ] = None,
     /,
 ) -> int:
@@ -233,34 +261,6 @@ def info(
     from unistep.commands import models as command
 
     return command.info(model)
-
-
-@models.command(name="list")
-def list_models() -> int:
-    """List the models inside the package: name, size, SHA-256."""
-    from unistep.commands import models as command
-
-    return command.listing()
-
-
-@models.command
-def verify() -> int:
-    """Load each model, look for damaged values, compare with SHA256SUMS."""
-    from unistep.commands import models as command
-
-    return command.verify()
-
-
-@models.command
-def convert(
-    src: Annotated[Path, _argument("SRC", "PyTorch weights, such as vgg16-397923af.pth.")],
-    dst: Annotated[Path, _argument("DST", "The .safetensors file to write.")],
-    /,
-) -> int:
-    """Turn pickled weights of others into a .safetensors file, safely."""
-    from unistep.commands import models as command
-
-    return command.convert(src, dst)
 
 
 @app.command(help_epilogue="Exit codes: 0 all well, 1 something to look at.")
@@ -273,15 +273,15 @@ def doctor() -> int:
 
 @app.command(help_epilogue="Example:\n  unistep degrade photos pairs --preset light --seed 1")
 def degrade(
-    source: Annotated[Path, _argument("IN", "A picture or a folder of pictures.")],
-    out: Annotated[Path, _argument("OUT", "Folder for the pairs.")],
+    source: Annotated[Path, argument("IN", "A picture or a folder of pictures.")],
+    out: Annotated[Path, argument("OUT", "Folder for the pairs.")],
     /,
     *,
     preset: Annotated[
         Literal["realesrgan", "light", "bicubic", "mild"],
-        _option("realesrgan (default), light, bicubic or mild.", "--preset"),
+        option("realesrgan (default), light, bicubic or mild.", "--preset"),
     ] = "realesrgan",
-    seed: Annotated[int, _option("The same seed gives the same pairs. Default: 0.", "--seed")] = 0,
+    seed: Annotated[int, option("The same seed gives the same pairs. Default: 0.", "--seed")] = 0,
 ) -> int:
     """Make training pairs: OUT/hr and OUT/lr, as PNG."""
     from unistep.data.pairs import write_pairs
@@ -297,16 +297,16 @@ def degrade(
     help_epilogue="Example:\n  unistep train compact-teacher --data photos --out run --set train.steps=1000"
 )
 def train(
-    recipe: Annotated[str, _argument("RECIPE", "Name of a recipe.")],
+    recipe: Annotated[str, argument("RECIPE", "Name of a recipe.")],
     /,
     *,
-    data: Annotated[Path, _option("Folder of training photographs.", "--data")],
-    out: Annotated[Path, _option("Folder of the run: checkpoints, curves, sheets.", "--out")],
+    data: Annotated[Path, option("Folder of training photographs.", "--data")],
+    out: Annotated[Path, option("Folder of the run: checkpoints, curves, sheets.", "--out")],
     set: Annotated[
         list[str] | None,
-        _option("Change one setting of the recipe; may be repeated.", "--set", metavar="KEY=VALUE"),
+        option("Change one setting of the recipe; may be repeated.", "--set", metavar="KEY=VALUE"),
     ] = None,
-    dry_run: Annotated[bool, _option("Only show the resolved run.", "--dry-run")] = False,
+    dry_run: Annotated[bool, option("Only show the resolved run.", "--dry-run")] = False,
 ) -> int:
     """Train a model; the same command again goes on where it stopped."""
     from unistep.commands.report import Live
@@ -315,6 +315,36 @@ def train(
     live = Live()
     main(recipe, data, out, set or [], dry_run=dry_run, report=live.report, tick=live.tick)
     return DONE
+
+
+@app.command(help_epilogue="Example:\n  unistep bench --size 256 --repeat 10")
+def bench(
+    model: Annotated[
+        str | None, argument("MODEL", "Name or .safetensors file. Default: the packaged model.")
+    ] = None,
+    /,
+    *,
+    size: Annotated[int, option("Side of the small picture, in pixels. Default: 128.", "--size")] = 128,
+    device: Annotated[str, option("auto (default), cpu, cuda, cuda:1 ...", "--device", "-d")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "float32", "float16", "bfloat16"],
+        option("auto (default: as the device is fast), float32, float16, bfloat16.", "--dtype"),
+    ] = "auto",
+    repeat: Annotated[int, option("Runs, of which the median counts. Default: 30.", "--repeat")] = 30,
+    compile: Annotated[bool, option("torch.compile: slow start, then faster.", "--compile")] = False,
+    peaks: Annotated[
+        tuple[float, float] | None,
+        option("The device's peaks, instead of measuring them.", "--peaks", metavar="TFLOP/s GB/s"),
+    ] = None,
+    json: Annotated[bool, option("One JSON object, for programs.", "--json")] = False,
+) -> int:
+    """Measure a model's speed and memory here, against what the device can do at most."""
+    from unistep.commands import bench as command
+
+    return command.run(
+        model, size=size, device=device, dtype=dtype, repeat=repeat, compile=compile, peaks=peaks,
+        as_json=json,
+    )  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
