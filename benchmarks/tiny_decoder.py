@@ -3,9 +3,9 @@
     python benchmarks/tiny_decoder.py --photos FOLDER --taesd FOLDER [--limit N]
 
 --taesd holds taesd_encoder.safetensors, taesd_decoder.safetensors and the same of taesd3. Each photograph's
-middle, at most 512 x 512 pixels, goes through encoder and decoder; PSNR is over RGB, in 8 bits. Encoder and
-decoder both lose: it is an upper bound of what the decoder alone does to the latents of its own encoder, and
-says nothing about latents of the large encoder, whose weights are not at hand.
+middle, at most 512 x 512 pixels, goes through the tiny encoder and the tiny decoder; PSNR is over RGB, in 8
+bits. It is the loss of the pair. What the tiny decoder alone does to latents of the large encoder needs that
+encoder's weights.
 """
 
 import argparse

@@ -20,6 +20,7 @@ from PIL import Image
 
 from unistep import checkpoint
 from unistep.bases.compact import CompactConfig, CompactDenoiser
+from unistep.bases.onestep import Options
 from unistep.checkpoint import DEFAULT
 from unistep.cli import main
 from unistep.config import Run as Recipe
@@ -31,16 +32,19 @@ from unistep.errors import ModelError
 from unistep.resize import target_size
 
 class Upscaler:
-    loads, calls = [], []
+    loads, calls, asked = [], [], []
 
     @classmethod
-    def from_pretrained(cls, name=None, *, device="auto", dtype="auto", fidelity=None):
+    def from_pretrained(cls, name=None, *, device="auto", dtype="auto", fidelity=None, options=None):
+        cls.asked.append((dtype, options))
         if name == "missing":
             raise ModelError("there is no model named missing")
         cls.loads.append((name, device))
         return cls()
 
-    def __call__(self, picture, scale=4, *, progress=None, tile="auto", colour=None, seed=0, **sizing):
+    def __call__(
+        self, picture, scale=4, *, progress=None, tile="auto", colour=None, seed=0, vae_tiles="auto", **sizing
+    ):
         self.calls.append({"tile": tile, "colour": colour, "seed": seed})
         height, width = picture.rgb.shape[:2]
         given = {{"width": "to_width", "height": "to_height"}.get(k, k): v for k, v in sizing.items()}
@@ -119,8 +123,10 @@ def test_sizes(tmp_path: Path, run: Run, options: list[str], expected: tuple[int
 def test_options_reach_the_model_in_either_spelling(tmp_path: Path, run: Run, fake: Any) -> None:
     photo = draw(tmp_path / "a.png")
     options = ["-m", "some", "-d", "cpu", "-t", "64", "--color", "adain", "--seed", "7"]
+    options += ["--dtype", "float16", "--steps", "4", "--weights", "int8", "--decoder", "tiny"]
     assert run("upscale", photo, *options, "--existing", "overwrite")[0] == 0
     assert fake.loads == [("some", "cpu")]
+    assert fake.asked == [("float16", Options(4, "tiny", "int8", offload=False, compile=False))]
     assert fake.calls == [{"tile": 64, "colour": "adain", "seed": 7}]
     assert run("upscale", photo, "--dry_run", "--suffix", "_y")[0] == 0
     assert not (tmp_path / "a_y.png").exists()

@@ -161,7 +161,7 @@ def test_noise_belongs_to_the_seed() -> None:
 
 def test_less_memory_means_smaller_pieces(model: LatentStudent, monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(free: float) -> planning.Plan:
-        monkeypatch.setattr(planning, "free_memory", lambda _: int(free))
+        monkeypatch.setattr(planning, "free_memory", lambda _: int(free + planning.SPARE / planning.SHARE))
         planner = planning.Planner(model.denoiser, model.codec, model.decoder, None, torch.device("cpu"))
         return planner(512, 512, 64)
 
@@ -171,7 +171,7 @@ def test_less_memory_means_smaller_pieces(model: LatentStudent, monkeypatch: pyt
     assert small.device_bytes < smaller.device_bytes < whole.device_bytes
     with pytest.raises(MemoryLimit, match="not enough memory on cpu even for tiles of"):
         plan(1e4)
-    monkeypatch.setattr(planning, "free_memory", lambda _: 9_000_000)
+    monkeypatch.setattr(planning, "free_memory", lambda _: 9_000_000 + planning.SPARE)
     planner = planning.Planner(model.denoiser, model.codec, model.decoder, None, torch.device("cpu"))
     with pytest.raises(MemoryLimit, match=r"the autoencoder needs 0\.\d GB for the whole picture"):
         planner(512, 512, 64, vae_tiles="whole")
@@ -182,7 +182,7 @@ def test_the_predicted_bytes_are_those_that_live(model: LatentStudent) -> None:
     z = torch.zeros(1, 16, 16, 24)
     with torch.no_grad(), Live() as live:
         model.codec.decode(z + 0)
-    assert planner.whole("decode", 128, 192) == pytest.approx(planning.SLACK * live.peak, rel=0.02)
+    assert planner.whole("decode", 128, 192) == pytest.approx(planning.with_slack(live.peak), rel=0.02)
 
 
 class Narrow(Same):

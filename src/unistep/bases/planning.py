@@ -20,8 +20,9 @@ from .sampler import Sampler
 VAE_TILES = ("auto", "whole", "exact", "fast")
 BLOCKS = (1024, 768, 512, 384, 256, 192, 128, 96, 64)
 """Sides of the codec's blocks that are tried, in pixels of the picture."""
-SLACK = 1.3
-"""Workspaces and fragments on top of counted tensors (benchmarks/latent_memory.py)."""
+SLACK, SPARE = 1.3, 64 << 20
+"""Workspaces and fragments on top of counted tensors: a share and a constant, measured on a CPU
+(benchmarks/latent_memory.py)."""
 SHARE = 0.9
 """Of the free memory that may be planned with."""
 
@@ -103,7 +104,7 @@ class Planner:
                 layersync.plan(codec, height, width, direction=name, block=block, dtype=dtype_of(codec))
                 for name, codec in (("encode", self.codec), ("decode", self.decoder))
             ]
-            on_device = int(SLACK * max(plan.device_bytes for plan in plans))
+            on_device = with_slack(max(plan.device_bytes for plan in plans))
             on_host = max(plan.host_bytes for plan in plans)
             shares = self.device.type == "cpu" and not layersync.spills(on_host)
             if on_device + shares * on_host <= free:
@@ -124,7 +125,7 @@ class Planner:
         def call(z: Tensor, image: Tensor | None = None) -> object:
             return empty(z, 0, z, image) if sampler else empty(z, image)
 
-        return int(SLACK * peak_bytes(call, *shapes, dtype=torch.float32))
+        return with_slack(peak_bytes(call, *shapes, dtype=torch.float32))
 
     def whole(self, name: str, height: int, width: int) -> int:
         """Bytes that codec.encode or decoder.decode takes at once."""
@@ -133,7 +134,12 @@ class Planner:
         if name == "decode":
             shape = (1, codec.channels, height // codec.factor, width // codec.factor)
         empty = without_data(codec)
-        return int(SLACK * peak_bytes(getattr(empty, name), shape, dtype=dtype_of(codec)))
+        return with_slack(peak_bytes(getattr(empty, name), shape, dtype=dtype_of(codec)))
+
+
+def with_slack(counted: int) -> int:
+    """Bytes to have free for tensors of `counted` bytes."""
+    return int(SLACK * counted) + SPARE
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
