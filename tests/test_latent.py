@@ -1,5 +1,6 @@
 """Students of latent bases over whole pictures: sizes, tiles, memory, options, the upscaler around them."""
 
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from unistep.bases.codecs import Codec, TinyDecoder
 from unistep.bases.latent import LatentConfig, LatentStudent, tensor
 from unistep.bases.onestep import OneStep
 from unistep.bases.peak import Live
+from unistep.bases.reproduce import reproduce
 from unistep.checkpoint import load_student
 from unistep.cli import main
 from unistep.errors import ConfigError, MemoryLimit, ModelError
@@ -167,14 +169,36 @@ def test_less_memory_means_smaller_pieces(model: LatentStudent, monkeypatch: pyt
 
     whole, smaller, small = plan(1e9), plan(9e6), plan(4e6)
     assert whole.vae == "whole" and whole.tile == 64
-    assert smaller.vae == small.vae == "exact" and small.block <= smaller.block and small.tile < 64
+    assert smaller.vae == small.vae == "exact" and small.block <= smaller.block
     assert small.device_bytes < smaller.device_bytes < whole.device_bytes
     with pytest.raises(MemoryLimit, match="not enough memory on cpu even for tiles of"):
         plan(1e4)
+    planner = planning.Planner(model.denoiser, model.codec, model.decoder, None, torch.device("cpu"))
+    assert planner.tiles(512, 512, None, 64, planner.call(64, 64))[0] == 64
+    assert planner.tiles(512, 512, None, 64, planner.call(64, 64) - 1)[0] == 48
     monkeypatch.setattr(planning, "free_memory", lambda _: 9_000_000 + planning.SPARE)
     planner = planning.Planner(model.denoiser, model.codec, model.decoder, None, torch.device("cpu"))
     with pytest.raises(MemoryLimit, match=r"the autoencoder needs 0\.\d GB for the whole picture"):
         planner(512, 512, 64, vae_tiles="whole")
+
+
+def test_a_narrow_picture_is_refused_before_it_grows() -> None:
+    with pytest.raises(MemoryLimit, match=r"expected a less narrow picture, found one .* 512 x 2048000"):
+        toy(shortest=512).enlarge(photo(4000, 1), (4, 16000))
+
+
+def test_blocks_count_the_host(model: LatentStudent, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What layersync will hold in memory is counted on a CPU; where that is too much, a map takes it."""
+    planner = planning.Planner(model.denoiser, model.codec, model.decoder, None, torch.device("cpu"))
+    plenty = 1 << 40
+    monkeypatch.setattr(planning, "free_memory", lambda _: plenty)
+    _, device, host, store = planner.blocks(512, 512, plenty, "exact")
+    assert store is None and planner.blocks(512, 512, device + host, "exact")[3] is None
+    assert planner.blocks(512, 512, planning.SPARE + host // 2, "exact")[3] == tempfile.gettempdir()
+    monkeypatch.setattr(layersync, "spills", lambda _: False)
+    with pytest.raises(MemoryLimit, match="besides"):
+        planner.blocks(512, 512, planning.SPARE + host // 2, "exact")
+    assert planner.blocks(512, 512, plenty, "fast")[1] > device
 
 
 def test_the_predicted_bytes_are_those_that_live(model: LatentStudent) -> None:
@@ -229,6 +253,7 @@ def test_the_command(path: Path, tmp_path: Path) -> None:
     assert main([*run, "--reproduce"]) == 0
     assert size(tmp_path / "p_x4.png") == (80, 68)
     assert main([*run, "--reproduce", "--width", "50"]) == 2
+    assert main([*run, "--reproduce", "--tile", "64"]) == 2
     assert main([*run, "--steps", "4"]) == 2
     small = ["upscale", str(tmp_path / "p.png"), "--existing", "overwrite"]  # the packaged model
     assert main([*small, "--reproduce"]) == 1
@@ -242,14 +267,19 @@ def test_a_teacher_takes_its_steps(tmp_path: Path) -> None:
     one = tsdsr(folder)
     rgb = photo(16, 16)
 
-    def enlarge(path: Path, **options: Any) -> np.ndarray:
+    def enlarge(path: Path, progress: Any = None, **options: Any) -> np.ndarray:
         student = opened(path, **options)
         student.config = replace(student.config, shortest=64)
-        return student.enlarge(rgb, (64, 64))
+        return student.enlarge(rgb, (64, 64), progress=progress)
 
     single = enlarge(teacher, steps=1)
     assert np.abs(single - enlarge(one)).max() < 1e-4  # one Euler step is the student
     assert np.abs(enlarge(teacher, steps=3) - single).max() > 1e-3
+    told: list[tuple[int, int]] = []
+    enlarge(teacher, steps=3, progress=lambda *t: told.append(t))
+    assert told == sorted(told) and told[-1] == (256, 256)
+    with pytest.raises(ConfigError, match="expected a folded student"):
+        reproduce(opened(teacher), (rgb * 255).astype(np.uint8))
     with pytest.raises(ConfigError, match="expected steps to be from 1 to 1000"):
         opened(teacher, steps=0)
 

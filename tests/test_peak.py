@@ -1,6 +1,7 @@
 """Bytes of a call, counted without its data."""
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from unistep.bases.peak import Live, peak_bytes, without_data
@@ -36,6 +37,16 @@ def test_views_and_work_in_place_are_free():
 def test_views_of_weights_are_free():
     empty = without_data(nn.Linear(100, 1000))
     assert peak_bytes(empty, (2, 100), dtype=torch.float32) == 4 * 2 * (100 + 1000)
+
+
+def test_attention_does_not_write_its_scores_out():
+    q = torch.zeros(1, 1, 1024, 64)
+    with torch.no_grad(), Live() as live:
+        F.scaled_dot_product_attention(q, q, q)
+    counted = peak_bytes(
+        lambda q: F.scaled_dot_product_attention(q, q, value=q), q.shape, dtype=torch.float32
+    )
+    assert counted == 2 * q.nbytes and q.nbytes <= live.peak < 1.2 * q.nbytes
 
 
 def test_real_tensors_count_alike():

@@ -90,11 +90,15 @@ def student(src: Path, dst: Path, request: Request) -> dict[str, Any]:
         raise ModelError(f"{src}: {error}") from error
     files = [src] if src.is_file() else sorted(src.glob("*.safetensors"))
     files += [file for file in (request.vae, request.embedding) if file is not None and file.is_file()]
+    if request.kind == "tsdsr" and request.prompt is None:
+        files += [_one_of(request.embedding or src, stem) for stem in ("prompt_embeds", "pool_embeds")]
     header = {
         "student": entry,
         "licence": LICENCES[entry["method"]],
-        "sources": [{"file": file.name, "sha256": sha256(file)} for file in files],
+        "sources": [{"file": file.name, "sha256": sha256(file)} for file in dict.fromkeys(files)],
     }
+    if request.prompt is not None:
+        header["prompt"] = request.prompt
     if request.base is not None:
         header["sources"].append({"base": request.base.name})
     try:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .bases.peak import Live
+from .bases.sampler import Sampler
 from .counting import Peaks, count, parameters, weight_bytes
 from .errors import ConfigError
 from .upscaler import Upscaler
@@ -117,6 +118,10 @@ def network(upscaler: Upscaler, size: int) -> tuple[nn.Module, list[Tensor | Non
     """The model and what it is called with for a random picture of size x size pixels."""
     rgb = np.random.default_rng(0).random((size, size, 3), np.float32)
     place: Any = {"device": upscaler.device, "dtype": torch.float32}
+    if upscaler.latent and isinstance(upscaler.latent.denoiser, Sampler):
+        raise ConfigError(
+            "expected a one-step student to measure, found a many-step teacher: convert it without --unfolded"
+        )
     if upscaler.latent is None:
         x = torch.from_numpy(rgb * 2 - 1).permute(2, 0, 1)[None].to(**place)
         return upscaler.model, [x.contiguous(memory_format=torch.channels_last)]

@@ -41,8 +41,8 @@ class Process:
         """a, b, s at t [B] (int64, -1 for the clean end), each shaped [B, 1, 1, 1], float32."""
 
         def gather(table: Tensor, clean: float) -> Tensor:
-            value = table.to(t.device)[t.clamp_min(0)]
-            return torch.where(t < 0, clean, value).float().view(-1, 1, 1, 1)
+            value = table.float().to(t.device)[t.clamp_min(0)]  # float32 first: some devices have no float64
+            return torch.where(t < 0, clean, value).view(-1, 1, 1, 1)
 
         return gather(self.a, 1.0), gather(self.b, 0.0), gather(self.s, 0.0)
 

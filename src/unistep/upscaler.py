@@ -176,8 +176,12 @@ class Upscaler:
                 else:
                     larger = self._enlarge(rgb, size, tile, colour, progress, twice)
             return cast(Kind, pack(larger, alpha))
-        except MemoryError as error:
-            says = "not enough memory for the picture and its result; ask for a smaller size"
+        except (MemoryError, RuntimeError) as error:
+            if not tiling.out_of_memory(error):
+                raise
+            says = (
+                "not enough memory for the picture and its result; ask for a smaller size or a smaller tile"
+            )
             raise MemoryLimit(says) from error
 
     def reproduce(self, picture: Picture, scale: int = 4, colour: Colour | None = None) -> Picture:
@@ -192,8 +196,13 @@ class Upscaler:
         from unistep.bases.reproduce import reproduce
 
         levels = quantise(picture.rgb.clip(0, 1), 8)
-        larger: np.ndarray = reproduce(self.latent, levels, scale=scale, colour=colour).astype(np.float32)
-        larger /= 255
+        try:
+            larger = reproduce(self.latent, levels, scale=scale, colour=colour).astype(np.float32)
+        except (MemoryError, RuntimeError) as error:
+            if not tiling.out_of_memory(error):
+                raise
+            raise MemoryLimit("not enough memory for the authors' way; leave --reproduce out") from error
+        larger = larger / np.float32(255)
         alpha = picture.alpha
         if alpha is not None:
             alpha = resize(alpha[..., None], larger.shape[1], larger.shape[0])[..., 0].clip(0, 1)

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..denoiser import filled
-from ..errors import ConfigError, ModelError
-from ..resize import resize
+from ..errors import ConfigError, MemoryLimit, ModelError
+from ..resize import MAX_OUTPUT_PIXELS, resize
 from ..tiling import Progress
 from . import layersync
 from .blend import blended
@@ -30,7 +30,7 @@ from .onestep import OneStep, Options
 from .peak import without_data
 from .planning import Plan, Planner, dtype_of
 from .sampler import Sampler
-from .smallmemory import check, offload, quantise
+from .smallmemory import check, offload, quantise, stored_bytes
 
 
 @dataclass(frozen=True)
@@ -173,10 +173,16 @@ class LatentStudent(nn.Module):
             ConfigError: a setting that cannot be.
         """
         width, height = self.native(size, (rgb.shape[1], rgb.shape[0]))
+        if width * height > MAX_OUTPUT_PIXELS:
+            raise MemoryLimit(
+                f"expected a less narrow picture, found one that the network would work on at {width} x "
+                f"{height} pixels, since it needs a shorter side of {self.config.shortest}: cut it into parts"
+            )
         x, image = self.inputs(rgb, size)
         ratio = width / rgb.shape[1]
         shape = cast(OneStep, self.plain[0]) if self.plain else self.denoiser
-        planner = Planner(shape, self.codec, self.decoder, self.config.scale, self.device)
+        visiting = max(map(stored_bytes, (self.codec, self.decoder))) if self.options.offload else 0
+        planner = Planner(shape, self.codec, self.decoder, self.config.scale, self.device, visiting)
         plan = planner(x.shape[-2], x.shape[-1], self.config.tile, self._tile(tile, ratio), vae_tiles)
         total = rgb.shape[0] * rgb.shape[1]
 
@@ -207,27 +213,32 @@ class LatentStudent(nn.Module):
 
         tiles = functools.partial(
             blended, image=image, tile=plan.tile, overlap=self.config.overlap,
-            batch=plan.batch, progress=progress,
+            batch=plan.batch,
         )  # fmt: skip
         start = z_y + self.config.noise * draw() if self.config.noise else z_y
         if not isinstance(self.denoiser, Sampler):
 
             def once(piece: Tensor, view: Tensor | None) -> Tensor:
-                return self._finite(self.denoiser, lambda: self.denoiser(piece, view))
+                out = self._finite(self.denoiser, lambda: self.denoiser(piece, view))
+                return out.clone() if self.options.compile else out
 
-            return tiles(once, start)
+            return tiles(once, start, progress=progress)
         s, state = self.denoiser, start
-        for t, r in zip(s.times, [*s.times[1:], -1], strict=True):
+        for i, (t, r) in enumerate(zip(s.times, [*s.times[1:], -1], strict=True)):
 
             def step(piece: Tensor, view: Tensor | None, t: int = t) -> Tensor:
                 now, y = piece.chunk(2, dim=1)
-                return self._finite(s, lambda: s(now, t, y, view))
+                out = self._finite(s, lambda: s(now, t, y, view))
+                return out.clone() if self.options.compile else out
+
+            def report(done: int, of: int, i: int = i) -> None:
+                progress(i * of + done, len(s.times) * of)
 
             # state and z_y travel together, so that both are cut alike
-            z0 = tiles(step, torch.cat([state, z_y], dim=1))
+            z0 = tiles(step, torch.cat([state, z_y], dim=1), progress=report)
             if r < 0:
                 state = z0
-            elif s.stochastic and r == t - 1:
+            elif s.stochastic:
                 mean, variance = s.process.posterior(z0, state, filled(t, state), z_y)
                 state = mean + variance.sqrt() * draw()
             else:
@@ -248,11 +259,12 @@ class LatentStudent(nn.Module):
         if plan.vae != "whole":
             run = cast(Any, getattr(layersync, name))
             more: Any = {"block": plan.block, "device": self.device, "mode": plan.vae, "progress": progress}
-            return self._finite(codec, lambda: run(codec, value, dtype=dtype_of(codec), **more))
+            more["store"] = plan.store
+            return self._finite(codec, lambda: run(codec, value.cpu(), dtype=dtype_of(codec), **more))
         call = self.compiled.get(name) or getattr(codec, name)
         out = self._finite(codec, lambda: call(value.to(self.device, dtype_of(codec))))
         progress(1, 1)
-        return out
+        return out.clone() if name in self.compiled else out  # a CUDA graph's next replay overwrites it
 
     def _finite(self, module: nn.Module, call: Callable[[], Tensor]) -> Tensor:
         """The call's result; if it is not finite, that of the same call in float32."""

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -40,6 +42,18 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.now -= self.known.pop(key, 0)
 
 
+class Fused(TorchFunctionMode):
+    """Attention without its matrix of scores, which torch writes out only where there are no data."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            given = dict(zip(("query", "key", "value"), args, strict=False)) | kwargs
+            q, v = given["query"], given["value"]
+            return q.new_empty(*q.shape[:-1], v.shape[-1])
+        return func(*args, **kwargs)
+
+
 def without_data(module: nn.Module) -> nn.Module:
     """A copy on the meta device, made without copying any weights."""
     tensors: dict[int, Any] = {}
@@ -53,7 +67,7 @@ def without_data(module: nn.Module) -> nn.Module:
 def peak_bytes(call: Callable[..., object], *shapes: tuple[int, ...], dtype: torch.dtype) -> int:
     """Bytes of activations, inputs included, at the peak of `call`, which must run on meta tensors."""
     live = Live()
-    with torch.no_grad(), live:
+    with torch.no_grad(), Fused(), live:
         inputs = [torch.empty(shape, dtype=dtype, device="meta") for shape in shapes]
         call(*inputs)
     return live.peak

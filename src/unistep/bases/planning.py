@@ -4,6 +4,7 @@ Nothing is guessed: calls are run without data first (`peak`), blocks are added 
 (`layersync`).
 """
 
+import tempfile
 from dataclasses import dataclass
 
 import torch
@@ -41,6 +42,8 @@ class Plan:
     """Tiles per call."""
     device_bytes: int
     host_bytes: int
+    store: str | None = None
+    """Folder of the memory map for the codec's activations; None: memory as long as there is some."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ class Planner:
     scale: int | None
     """LatentConfig.scale"""
     device: torch.device
+    visiting: int = 0
+    """Bytes of weights that are still elsewhere and will come to the device (offload)."""
 
     def __call__(
         self, height: int, width: int, most: int, tile: int | None = None, vae_tiles: str = "auto"
@@ -68,7 +73,7 @@ class Planner:
         """
         if vae_tiles not in VAE_TILES:
             raise ConfigError(f"vae_tiles must be one of {', '.join(VAE_TILES)}, found {vae_tiles!r}")
-        free = int(SHARE * free_memory(self.device))
+        free = int(SHARE * free_memory(self.device)) - self.visiting
         side, batch, called = self.tiles(height, width, tile, most, free)
         whole = max(self.whole(name, height, width) for name in ("encode", "decode"))
         if whole <= free and vae_tiles in ("auto", "whole"):
@@ -78,9 +83,9 @@ class Planner:
                 f"the autoencoder needs {whole / 1e9:.1f} GB for the whole picture, {free / 1e9:.1f} are "
                 f"free on {self.device}; leave --vae-tiles at auto"
             )
-        block, on_device, on_host = self.blocks(height, width, free)
         mode = "fast" if vae_tiles == "fast" else "exact"
-        return Plan(mode, block, side, batch, max(on_device, called), on_host)
+        block, on_device, on_host, store = self.blocks(height, width, free, mode)
+        return Plan(mode, block, side, batch, max(on_device, called), on_host, store)
 
     def tiles(self, height: int, width: int, tile: int | None, most: int, free: int) -> tuple[int, int, int]:
         """(side in latents, tiles per call, bytes of one call)."""
@@ -97,21 +102,30 @@ class Planner:
             f"needed, {free / 1e9:.2f} are free; free some, or choose another device"
         )
 
-    def blocks(self, height: int, width: int, free: int) -> tuple[int, int, int]:
-        """(side of the codec's blocks, bytes on the device, bytes on the host or in a memory map)."""
-        for block in BLOCKS:
-            plans = [
-                layersync.plan(codec, height, width, direction=name, block=block, dtype=dtype_of(codec))
-                for name, codec in (("encode", self.codec), ("decode", self.decoder))
-            ]
-            on_device = with_slack(max(plan.device_bytes for plan in plans))
-            on_host = max(plan.host_bytes for plan in plans)
-            shares = self.device.type == "cpu" and not layersync.spills(on_host)
-            if on_device + shares * on_host <= free:
-                return block, on_device, on_host
+    def blocks(self, height: int, width: int, free: int, mode: str) -> tuple[int, int, int, str | None]:
+        """(side of the codec's blocks, bytes on the device, bytes on the host or in a map, the map's folder).
+
+        No folder: the activations lie where layersync puts them.
+        """
+        on_cpu = self.device.type != "cuda"
+        for store in (None, tempfile.gettempdir()) if on_cpu else (None,):
+            for block in BLOCKS:
+                plans = [
+                    layersync.plan(
+                        codec, height, width, direction=name, block=block, dtype=dtype_of(codec), mode=mode
+                    )
+                    for name, codec in (("encode", self.codec), ("decode", self.decoder))
+                ]
+                on_device = with_slack(max(plan.device_bytes for plan in plans))
+                on_host = max(plan.host_bytes for plan in plans)
+                held = store is None and on_host <= layersync.SHARE * free_memory(torch.device("cpu"))
+                shared = on_host if held and on_cpu else 0
+                if on_device + shared <= free and (held or layersync.spills(on_host)):
+                    return block, on_device, on_host, store
         raise MemoryLimit(
             f"not enough memory on {self.device} even for blocks of {block} pixels: {on_device / 1e9:.2f} GB "
-            f"are needed, {free / 1e9:.2f} are free; free some, or choose another device"
+            f"are needed, {free / 1e9:.2f} are free, besides {on_host / 1e9:.2f} GB of host memory or of the "
+            "folder for temporary files; free some, or choose another device"
         )
 
     def call(self, h: int, w: int) -> int:

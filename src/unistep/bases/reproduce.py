@@ -28,8 +28,10 @@ from torch import Tensor
 from ..colour import adain, wavelet
 from ..errors import ConfigError
 from .blend import averaged, blended
+from .compact import pad_to_multiple
 from .latent import LatentStudent, tensor
 from .planning import dtype_of
+from .sampler import Sampler
 
 BICUBIC, LANCZOS = Image.Resampling.BICUBIC, Image.Resampling.LANCZOS
 
@@ -59,6 +61,12 @@ def reproduce(
     """
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3:
         raise ConfigError(f"expected an array [H, W, 3] of uint8, found {rgb.dtype} {list(rgb.shape)}")
+    whole = student.decoder is student.codec and not student.options.offload
+    if isinstance(student.denoiser, Sampler) or not whole:
+        raise ConfigError(
+            "expected a folded student with its own decoder and without offload to reproduce its authors' "
+            "script, found another: leave --reproduce or the other options out"
+        )
     config = student.config
     if config.scale is not None:
         if scale != config.scale:
@@ -114,9 +122,7 @@ def _resshift(student: LatentStudent, rgb: np.ndarray, noise: Tensor | None) -> 
 
     def through(image: Tensor) -> Tensor:
         h, w = image.shape[-2:]
-        multiple = max(1, student.multiple // scale)
-        down, right = -h % multiple, -w % multiple
-        image = F.pad(image, (0, right, 0, down), mode="reflect")
+        image = pad_to_multiple(image, max(1, student.multiple // scale))
         z = student.codec.encode(F.interpolate(image, scale_factor=scale, mode="bicubic"))
         eps = torch.randn(z.shape, generator=generator).to(z) if noise is None else noise
         z_hat = student.denoiser(z + student.config.noise * eps, image)

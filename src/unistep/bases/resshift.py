@@ -190,7 +190,8 @@ def teacher(
     config, codec, process = _opened(header, tensors, folded=False)
     denoiser = SwinDenoiser(_net(config, tensors), process).eval().requires_grad_(False)
     steps = len(process) if steps is None else steps
-    return Sampler(denoiser, steps, multiple=config.multiple, stochastic=True), codec
+    whole = steps == len(process)  # the posterior leads from t to t - 1 alone
+    return Sampler(denoiser, steps, multiple=config.multiple, stochastic=whole), codec
 
 
 def _net(config: SwinConfig, tensors: Mapping[str, Tensor]) -> SwinUNet:

@@ -11,7 +11,7 @@ class Sampler(nn.Module):
 
     Args:
         steps: how many, evenly spread over the process.
-        stochastic: draws from the posterior (ResShift) instead of stepping deterministically (flow: Euler).
+        stochastic: draws from the posterior (ResShift, all its steps) instead of stepping deterministically.
         prompt, pooled: what the denoiser is conditioned on besides the image, [1, ...] each; or None.
     """
 

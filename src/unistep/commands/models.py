@@ -54,7 +54,10 @@ def _known(name: str) -> dict[str, str]:
         source = known.repository or ", ".join(known.files) or known.page or ""
         facts = {"name": short, "kind": known.kind, "use": known.use, "source": source}
         facts |= {"licence": known.licence, "terms": "to be accepted on its page" if known.gated else ""}
-        facts |= {"note": known.note or "", "next": known.convert or ""}
+        facts |= {
+            "note": known.note or "",
+            "next": (known.convert or "").format(folder=model.folder if model else "FOLDER"),
+        }
     if model is None:
         facts["here"] = f"no: unistep models pull {name}"
     else:

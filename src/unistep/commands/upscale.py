@@ -30,6 +30,10 @@ def upscale(
     jsonl: bool,
 ) -> int:
     """Do the jobs and say so; the exit code. An already finished folder does not even load the model."""
+    if reproduce and (tile, vae_tiles, seed) != ("auto", "auto", 0):
+        raise ConfigError(
+            "--reproduce takes no --tile, --vae-tiles or --seed: it does as the authors' script does"
+        )
     report, whole = Report(jobs, jsonl=jsonl), _whole(sizing) if reproduce else 0
     try:
         upscaler: Any = None
