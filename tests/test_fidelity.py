@@ -10,9 +10,10 @@ from PIL import Image
 
 from unistep import Upscaler, checkpoint
 from unistep.bases.compact import CompactConfig, CompactDenoiser, fold_slot
-from unistep.checkpoint import load_denoiser, load_student, read_header, save_weights, sha256
+from unistep.checkpoint import load_denoiser, load_student, read_header, save_weights
 from unistep.cli import main
 from unistep.config import Run
+from unistep.download import sha256
 from unistep.errors import ConfigError, ModelError
 
 SMALL = CompactConfig((4, 8, 12), (1, 1, 2))

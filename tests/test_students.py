@@ -13,8 +13,9 @@ from PIL import Image
 from unistep import gate, progress
 from unistep import train as module
 from unistep.bases.compact import CompactConfig, CompactDenoiser
-from unistep.checkpoint import load_student, read_header, read_tensors, save_weights, sha256
+from unistep.checkpoint import load_student, read_header, read_tensors, save_weights
 from unistep.config import Run, override
+from unistep.download import sha256
 from unistep.errors import ConfigError, DataError, TrainingError, UnistepError
 from unistep.methods import METHODS
 from unistep.recipes import recipe

@@ -23,8 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .bases import resshift, sd3, sd21
-from .checkpoint import save_weights, sha256
+from .bases.onestep import part
+from .checkpoint import save_weights
 from .convert import unpacked
+from .download import sha256
 from .errors import ConfigError, ModelError
 
 KINDS = ("tsdsr", "osediff", "pisasr", "resshift")
@@ -138,9 +140,9 @@ def _read(src: Path) -> tuple[Tensors, dict[str, Any]]:
                 f"found {', '.join(sorted(found)) or 'neither'}"
             )
         return {
-            f"{part}/{name}": tensor
-            for part in ("transformer", "vae")
-            for name, tensor in _safe(found[part]).items()
+            f"{file}/{name}": tensor
+            for file in ("transformer", "vae")
+            for name, tensor in _safe(found[file]).items()
         }, {}
     return (_safe(src), {}) if src.suffix == ".safetensors" else unpacked(src)
 
@@ -152,11 +154,6 @@ def _safe(file: Path) -> Tensors:
         raise ModelError(
             f"{file}: expected a .safetensors file, found something else or a damaged one: {error}"
         ) from error
-
-
-def _within(tensors: Mapping[str, Tensor], part: str) -> Tensors:
-    """The tensors of one part, without its name."""
-    return {name.removeprefix(f"{part}/"): t for name, t in tensors.items() if name.startswith(f"{part}/")}
 
 
 def _base(src: Path, request: Request, name: str) -> Path:
@@ -191,7 +188,7 @@ def _tsdsr(src: Path, tensors: Tensors, values: Mapping[str, Any], request: Requ
         folder = request.embedding or src
         prompt = _embedding(_one_of(folder, "prompt_embeds"))
         pooled = _embedding(_one_of(folder, "pool_embeds"))
-    parts = {part: _within(tensors, part) for part in ("transformer", "vae")}
+    parts = {name: part(tensors, f"{name}/") for name in ("transformer", "vae")}
     return sd3.build(base, parts, prompt, pooled, dtype=DTYPES[request.dtype], folded=not request.unfolded)
 
 
@@ -244,7 +241,7 @@ def _resshift(
 
 def _opened(tensors: Mapping[str, Tensor]) -> Tensors:
     """A state dict, whether it lies under "state_dict" or not."""
-    return _within(tensors, "state_dict") or dict(tensors)
+    return part(tensors, "state_dict/") or dict(tensors)
 
 
 BUILDERS: dict[str, Callable[[Path, Tensors, Mapping[str, Any], Request], tuple[Any, Tensors]]] = {

@@ -8,7 +8,6 @@ Nothing here pickles.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from .atomic import atomic_write
 from .bases.compact import CompactConfig, CompactDenoiser, fold_slot, mix
 from .bases.onestep import Options
 from .config import from_json
+from .download import sha256
 from .errors import ConfigError, ModelError
 
 DEFAULT = "compact-sharp"
@@ -51,12 +51,6 @@ def resolve(name_or_path: str | os.PathLike[str] | None) -> Path:
     raise ModelError(
         f"expected a model's name ({names}) or a .safetensors file, found “{name}”, which is neither"
     )
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_weights(

@@ -32,7 +32,7 @@ def huggingface() -> Any:
 
 
 def sha256(path: Path) -> str:
-    """As checkpoint.sha256; without torch, since looking after files needs none."""
+    """The SHA-256 of a file's bytes, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -25,6 +25,7 @@ from .bases.compact import CompactDenoiser
 from .config import Run, kind, override
 from .data.pairs import Pairs, Photographs, batches
 from .denoiser import Base, Batch, Denoiser, Distance, Method
+from .download import sha256
 from .errors import ConfigError, ModelError, TrainingError
 from .gate import measure
 from .methods import METHODS, DFOSDConfig, Teacher, TSDSRConfig
@@ -171,7 +172,7 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
     base, parent = open_base(run, accelerator.device)
     method = build(run, base, accelerator.device)
     table = players(method, run)
-    files = {s: checkpoint.sha256(checkpoint.resolve(name)) for s, name in networks(run).items()}
+    files = {s: sha256(checkpoint.resolve(name)) for s, name in networks(run).items()}
     compare(out, run)
     start = load_state(out / STATE, table, files) if (out / STATE).exists() else 0
     pairs = Pairs(
@@ -310,7 +311,7 @@ def lessons(
     about: dict[str, Any] = {}
     if run.train.plain != "self":
         file = checkpoint.resolve(run.train.plain or run.train.init)
-        about["plain"] = {"name": file.stem, "sha256": checkpoint.sha256(file)}
+        about["plain"] = {"name": file.stem, "sha256": sha256(file)}
     teacher = getattr(method, "teacher", None)
     if isinstance(teacher, Denoiser):
         x_lq, x_hq = (x[:GATED] for x in validate.pairs["light"])

@@ -56,5 +56,10 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
     module.load_state_dict(dict(tensors), strict=True, assign=True)
 
 
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors under `prefix`, without it."""
+    return {name.removeprefix(prefix): p for name, p in tensors.items() if name.startswith(prefix)}
+
+
 def _few(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

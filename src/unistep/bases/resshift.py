@@ -24,7 +24,7 @@ from .compact import pad_to_multiple
 from .latent import LatentConfig
 from .nets.swin import SwinConfig, SwinUNet, fold, official
 from .nets.vq import VQConfig
-from .onestep import OneStep, load_exactly
+from .onestep import OneStep, load_exactly, part
 from .sampler import Sampler
 
 
@@ -176,7 +176,7 @@ def student(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[F
     config, codec, _ = _opened(header, tensors, folded=True)
     with torch.device("meta"):
         denoiser = FoldedSwin(config)
-    load_exactly(denoiser, _part(tensors, "denoiser."), "a folded denoiser of ResShift")
+    load_exactly(denoiser, part(tensors, "denoiser."), "a folded denoiser of ResShift")
     return denoiser.eval().requires_grad_(False), codec
 
 
@@ -197,7 +197,7 @@ def teacher(
 def _net(config: SwinConfig, tensors: Mapping[str, Tensor]) -> SwinUNet:
     with torch.device("meta"):
         net = SwinUNet(config)
-    load_exactly(net, _part(tensors, "denoiser.net."), "a denoiser of ResShift")
+    load_exactly(net, part(tensors, "denoiser.net."), "a denoiser of ResShift")
     return net
 
 
@@ -215,12 +215,8 @@ def _opened(
         raise ModelError(
             f"expected the header of a ResShift model, found a damaged one: {error!r}"
         ) from error
-    load_exactly(codec, _part(tensors, "codec."), "a VQ autoencoder")
+    load_exactly(codec, part(tensors, "codec."), "a VQ autoencoder")
     return config, codec.eval().requires_grad_(False), process
-
-
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): p for name, p in tensors.items() if name.startswith(prefix)}
 
 
 @torch.no_grad()

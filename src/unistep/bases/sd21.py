@@ -23,7 +23,7 @@ from .diffusersfolder import read_component, read_config
 from .extras import extra
 from .latent import LatentConfig
 from .nets.sdunet import FoldedUNet, UNetConfig, fold
-from .onestep import load_exactly
+from .onestep import load_exactly, part
 
 T_OSEDIFF, T_PISASR = 999, 1
 ALPHA = 8
@@ -82,11 +82,6 @@ def affine(process: Process, t: int) -> tuple[float, float]:
     """(skip, gain): z_0 = skip z_t + gain out at timestep t, what `process.clean` is for b = 0."""
     one, zero, index = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), torch.tensor([t])
     return process.clean(zero, one, index, zero).item(), process.clean(one, zero, index, zero).item()
-
-
-def part(tensors: Mapping[str, Tensor], prefix: str) -> State:
-    """The tensors under `prefix`, without it."""
-    return {name.removeprefix(prefix): p for name, p in tensors.items() if name.startswith(prefix)}
 
 
 def merge(

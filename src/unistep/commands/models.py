@@ -12,8 +12,8 @@ import torch
 from unistep import checkpoint, hub
 from unistep import convert as pickled
 from unistep.catalogue import KNOWN, named
-from unistep.checkpoint import sha256
 from unistep.commands.report import clean, complain
+from unistep.download import sha256
 from unistep.errors import ConfigError, ModelError, UnistepError
 
 SUMS = "SHA256SUMS"  # beside the weights, as `sha256sum` writes it

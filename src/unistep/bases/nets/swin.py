@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError, ModelError
-from .swin_blocks import Block, Downsample, ResBlock, SwinBlock, SwinLayer, Upsample, norm
+from .swin_blocks import Block, Downsample, ResBlock, SwinBlock, SwinLayer, norm
+from .vq import Upsample
 
 PERIOD = 10_000
 """The longest period of the code of time."""

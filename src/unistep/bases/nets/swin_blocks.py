@@ -161,18 +161,6 @@ class Downsample(nn.Module):
         return out
 
 
-class Upsample(nn.Module):
-    """Doubles: nearest neighbour, then a 3x3 convolution."""
-
-    def __init__(self, c: int):
-        super().__init__()
-        self.conv = nn.Conv2d(c, c, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
-
-
 class Block(nn.Sequential):
     """Layers in a row, of which residual blocks also see the code of time."""
 
