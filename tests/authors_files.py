@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import goldens
 import torch
 from safetensors.torch import load_file
 
@@ -12,7 +13,7 @@ from unistep.bases.latent import LatentStudent
 from unistep.bases.onestep import Options
 from unistep.checkpoint import load_student
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = goldens.GOLDEN
 
 
 def opened(path: Path, **options: Any) -> LatentStudent:

@@ -2,14 +2,14 @@
 
 import functools
 import json
-from pathlib import Path
 from typing import Any
 
+import goldens
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = goldens.GOLDEN
 CASES = ("resshift", "sinsr")
 
 
@@ -39,10 +39,22 @@ def _weights(case: str) -> dict[str, dict[str, Tensor]]:
     state: dict[str, dict[str, Tensor]] = {"unet": {}, "vq": {}}
     for name, three in load_file(GOLDEN / case / "weights.safetensors").items():
         part, _, name = name.partition(".")
-        high = three[..., :2].contiguous().view(torch.float16).squeeze(-1).float()
-        unit = torch.exp2((torch.frexp(high)[1].clamp_min(-13) - 19).float())
-        state[part][name] = high + three[..., 2].contiguous().view(torch.int8) * unit
+        state[part][name] = float32(three)
     return state
+
+
+def float32(three: Tensor) -> Tensor:
+    """[..., 3] bytes -> [...]"""
+    high = three[..., :2].contiguous().view(torch.float16).squeeze(-1).float()
+    unit = torch.exp2((torch.frexp(high)[1].clamp_min(-13) - 19).float())
+    return high + three[..., 2].contiguous().view(torch.int8) * unit
+
+
+def student() -> dict[str, Tensor]:
+    """The state dict that SinSR's recorded training steps start from; stored as `weights`."""
+    return {
+        name: float32(three) for name, three in load_file(GOLDEN / "sinsr" / "student.safetensors").items()
+    }
 
 
 def unet_file(case: str, prefix: str = "", dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:

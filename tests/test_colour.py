@@ -1,7 +1,6 @@
 """The colour fixes against the authors' numbers, and in bands against the whole."""
 
-from pathlib import Path
-
+import goldens
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +10,7 @@ from safetensors.numpy import load_file
 
 from unistep.colour import HALO, Moments, adain, low_pass, moments, wavelet, wavelet_bands
 
-GOLDEN = Path(__file__).parent / "golden" / "colorfix"
+GOLDEN = goldens.GOLDEN / "colorfix"
 TENSORS = load_file(GOLDEN / "tensors.safetensors")
 
 

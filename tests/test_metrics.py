@@ -1,8 +1,8 @@
 """The measures against the authors' own numbers, inline transcriptions, and what they must notice."""
 
 import json
-from pathlib import Path
 
+import goldens
 import numpy as np
 import pytest
 import torch
@@ -29,7 +29,7 @@ from unistep.metrics import (
     swd,
 )
 
-GOLDEN = Path(__file__).parent / "golden" / "metrics"
+GOLDEN = goldens.GOLDEN / "metrics"
 VALUES = json.loads((GOLDEN / "values.json").read_text())["values"]
 # the names of the recorded numbers, by protocol and border
 RECORDED = {

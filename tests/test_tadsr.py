@@ -3,8 +3,8 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from pathlib import Path
 
+import goldens
 import pytest
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from unistep.methods.tadsr import (
 )
 from unistep.process import Process, resshift
 
-GOLDEN = Path(__file__).parent / "golden" / "tad_train"
+GOLDEN = goldens.GOLDEN / "tad_train"
 T = 15
 
 
@@ -562,6 +562,13 @@ def test_weights_that_are_all_0_move_nobody():
 def test_more_steps_than_the_process_has(setting):
     with pytest.raises(ConfigError, match=rf"^expected method\.{setting} to be at most 15, .* found 16;"):
         compact(TADSRConfig(**{setting: 16}))
+
+
+def test_crops_that_are_too_small_for_the_heads():
+    critic = TimeAwareDiscriminator((8,), embed_dim=8)
+    assert critic([torch.zeros(1, 8, 2, 2)], torch.tensor([0]))[0].shape == (1, 1, 4)
+    with pytest.raises(ConfigError, match=r"maps of 4 positions or more .* found one of 2: make data\.patch"):
+        critic([torch.zeros(1, 8, 1, 2)], torch.tensor([0]))
 
 
 def test_a_view_that_the_base_lacks():

@@ -2,8 +2,8 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 
+import goldens
 import pytest
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ from unistep.methods.tsdsr import (
 )
 from unistep.process import Process, ddpm, flow
 
-GOLDEN = load_file(Path(__file__).parent / "golden/tsd_train/tensors.safetensors")
+GOLDEN = load_file(goldens.GOLDEN / "tsd_train" / "tensors.safetensors")
 RUNS = ("dasm_tealora", "dasm_notea", "nodasm_tealora", "nodasm_notea")
 REPLAYED = ("dasm_tealora", "nodasm_tealora", "nodasm_notea")
 """Runs whose every prediction is recorded."""
