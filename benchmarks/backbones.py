@@ -23,28 +23,12 @@ from unistep.bases.codecs import Codec, KLCodec, VQCodec
 from unistep.bases.nets.mmdit import FoldedMMDiT, MMDiTConfig
 from unistep.bases.nets.sdunet import FoldedUNet, UNetConfig
 from unistep.bases.nets.swin import SwinConfig, SwinUNet
+from unistep.bases.published import SD3_TRANSFORMER as SD3
+from unistep.bases.published import SD3_VAE as VAE3
+from unistep.bases.published import SD21_UNET as SD21
+from unistep.bases.published import SD21_VAE as VAE
 from unistep.counting import Counts, count, parameters, weight_bytes
 
-SD3 = {
-    "attention_head_dim": 64, "caption_projection_dim": 1536, "in_channels": 16, "joint_attention_dim": 4096,
-    "num_attention_heads": 24, "num_layers": 24, "out_channels": 16, "patch_size": 2,
-    "pooled_projection_dim": 2048, "pos_embed_max_size": 192, "sample_size": 128,
-}  # fmt: skip
-SD21 = {
-    "attention_head_dim": [5, 10, 20, 20], "block_out_channels": [320, 640, 1280, 1280],
-    "cross_attention_dim": 1024, "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "in_channels": 4, "layers_per_block": 2, "out_channels": 4, "sample_size": 64,
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3, "use_linear_projection": True,
-}  # fmt: skip
-VAE = {
-    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32, "sample_size": 512,
-    "scaling_factor": 0.18215, "up_block_types": ["UpDecoderBlock2D"] * 4,
-}  # fmt: skip
-VAE3 = VAE | {
-    "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609,
-    "use_quant_conv": False, "use_post_quant_conv": False,
-}  # fmt: skip
 TSD_TARGETS = [
     *("to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj"),
     *("proj", "linear", "proj_out"),
@@ -234,17 +218,18 @@ def sd21_parameters() -> tuple[int, int]:
     return built.parameters - lora, built.parameters
 
 
-def write(page: Path, text: str) -> None:
+def write(page: Path, text: str, marks: tuple[str, str] = (BEGIN, END)) -> None:
     """Between the page's markers; a page that is not there is made."""
     old = page.read_text() if page.exists() else PAGE
-    before, found, rest = old.partition(BEGIN)
-    _, closed, after = rest.partition(END)
+    begin, end = marks
+    before, found, rest = old.partition(begin)
+    _, closed, after = rest.partition(end)
     if not (found and closed):
         sys.exit(
-            f"expected {page} to hold {BEGIN} and {END}, found neither or one; put them where it belongs"
+            f"expected {page} to hold {begin} and {end}, found neither or one; put them where it belongs"
         )
     with atomic_write(page) as file:
-        file.write(f"{before}{BEGIN}\n{text}\n{END}{after}".encode())
+        file.write(f"{before}{begin}\n{text}\n{end}{after}".encode())
 
 
 def main() -> bool:

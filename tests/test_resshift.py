@@ -1,4 +1,4 @@
-"""ResShift, SinSR and TAD-SR: the authors' runs repeated, files, folding, and the base for training."""
+"""ResShift, SinSR and TAD-SR: the authors' runs repeated, files and folding."""
 
 import functools
 import json
@@ -15,7 +15,6 @@ from unistep.bases.nets.swin import SwinConfig, SwinUNet
 from unistep.bases.nets.vq import VQ, VQConfig
 from unistep.bases.resshift import (
     VARIANTS,
-    ResShiftBase,
     SwinDenoiser,
     build,
     net_input,
@@ -26,7 +25,6 @@ from unistep.bases.resshift import (
 )
 from unistep.denoiser import Cond, filled, sample
 from unistep.errors import ConfigError, ModelError
-from unistep.process import resshift
 
 File = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -232,64 +230,3 @@ def test_other_files_are_refused_with_what_differs() -> None:
         student(header, {name: p for name, p in tensors.items() if name != "denoiser.net.out.2.bias"})
     with pytest.raises(ConfigError, match="expected the low-quality image beside the latent, found none"):
         student(header, tensors)[0](torch.zeros(1, 3, 16, 16))
-
-
-@pytest.fixture(scope="module")
-def base() -> ResShiftBase:
-    return ResShiftBase(*file("sinsr", "sinsr", False))
-
-
-def test_base_gives_copies(base: ResShiftBase) -> None:
-    one, two = base.denoiser("student", "resshift"), base.denoiser("teacher", "resshift")
-    assert all(p.requires_grad for p in one.parameters())
-    assert not any(p.requires_grad for p in two.parameters())
-    assert not {p.data_ptr() for p in one.parameters()} & {p.data_ptr() for p in two.parameters()}
-    assert len(base.process("resshift")) == 15 and torch.equal(base.process("resshift").s, resshift().s)
-    image = torch.rand(1, 3, 16, 16) * 2 - 1
-    cond = base.cond(image)
-    assert torch.equal(cond.y, base.encode(F.interpolate(image, scale_factor=4, mode="bicubic")))
-    assert cond.image is image or torch.equal(cond.image, image)
-    assert base.null(cond) is None and not base.guided
-    t, z = torch.tensor([9]), torch.randn_like(cond.y)
-    assert torch.equal(one(z, t, cond), two(z, t, cond))
-
-
-def test_features_are_the_encoders_maps(base: ResShiftBase) -> None:
-    features = base.features("critic", "resshift")
-    assert features.widths == (32, 32, 32, 32)  # two downsamplings, the last input block, the middle
-    cond = base.cond(torch.rand(2, 3, 16, 32) * 2 - 1)
-    z, t = torch.randn_like(cond.y), torch.tensor([3, 11])
-    maps = features(z, t, cond)
-    assert [tuple(m.shape) for m in maps] == [(2, 32, 8, 16), (2, 32, 4, 8), (2, 32, 4, 8), (2, 32, 4, 8)]
-    denoiser = base.denoiser("teacher", "resshift")
-    seen: list[Tensor] = []
-    for part in ("input_blocks.2", "input_blocks.4", "input_blocks.5", "middle_block"):
-        denoiser.net.get_submodule(part).register_forward_hook(lambda _, __, out: seen.append(out))
-    denoiser(z, t, cond)
-    assert all(torch.equal(a, b) for a, b in zip(maps, seen, strict=True))
-    assert not any("output_blocks" in name or name.startswith("net.out") for name in features.state_dict())
-
-
-def test_real_features_are_tadsrs() -> None:
-    with torch.device("meta"):
-        assert SwinUNet().taps == {3: 160, 6: 320, 9: 320, 11: 640, 12: 640}
-
-
-def test_base_restores_any_size_from_its_last_index(base: ResShiftBase) -> None:
-    student = base.denoiser("student", "resshift")
-    x = base.restore(student, torch.rand(1, 3, 13, 20))
-    assert x.shape == (1, 3, 52, 80) and x.min() >= 0 and x.max() <= 1
-    base.check_student("resshift", 14)
-    with pytest.raises(ConfigError, match=r"to be 14, .* found 3: set method\.t_student=14"):
-        base.check_student("resshift", 3)
-    with pytest.raises(ConfigError, match=r"expected method\.process to be resshift"):
-        base.process("flow")
-
-
-def test_base_trains_through_its_decoder(base: ResShiftBase) -> None:
-    denoiser = base.denoiser("student", "resshift")
-    cond = base.cond(torch.rand(1, 3, 16, 16) * 2 - 1)
-    z = denoiser(torch.randn_like(cond.y), torch.tensor([14]), cond)
-    base.decode(z).square().mean().backward()
-    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in denoiser.parameters())
-    assert all(p.grad is None for p in base.codec.parameters())

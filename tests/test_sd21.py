@@ -4,8 +4,8 @@ import copy
 import dataclasses
 import json
 import shutil
-from pathlib import Path
 
+import goldens
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,11 +15,12 @@ from unistep.bases.diffusersfolder import read_component
 from unistep.bases.latent import LatentConfig
 from unistep.bases.nets.sdunet import FoldedUNet, UNetConfig, fold
 from unistep.bases.sd21base import SD21Base
+from unistep.bases.settings import SD21Config
 from unistep.denoiser import filled
 from unistep.errors import ConfigError, ModelError
 from unistep.process import ddpm
 
-GOLDEN = Path(__file__).parent / "golden" / "osediff"
+GOLDEN = goldens.GOLDEN / "osediff"
 SD21 = GOLDEN / "sd21"
 SIZES = ((8, 12), (9, 13), (7, 16), (1, 5))
 REAL = {
@@ -496,8 +497,9 @@ def test_a_prompt_is_encoded_by_the_folders_own_encoder(tmp_path):
 
 @pytest.fixture(scope="module")
 def base(recorded):
-    embeddings = recorded["prompt_embeds"], recorded["neg_prompt_embeds"]
-    return SD21Base(SD21, *embeddings, rank=4, learned=True)
+    embeddings = {"": recorded["prompt_embeds"], "bad": recorded["neg_prompt_embeds"]}
+    config = SD21Config(rank=4, rank_score=4, rank_encoder=0, negative="bad", learned_prompt=True)
+    return SD21Base(SD21, config, lambda text: (embeddings[text], None))
 
 
 def lora_of(net):
@@ -512,7 +514,7 @@ def test_roles_share_the_base_and_train_their_own_lora(base):
     assert len(lora_of(players["score"])) == 2 * 164
     owned = {role: {id(p) for p in lora_of(net).values()} for role, net in players.items()}
     assert not owned["student"] & owned["score"]
-    shared = {id(p) for p in base.unet.parameters()}
+    shared = {id(p) for p in base.net.parameters()}
     assert all(id(p) in shared or p.requires_grad for net in players.values() for p in net.parameters())
 
 
@@ -533,7 +535,7 @@ def test_interleaved_roles_get_the_gradients_of_separate_copies(base):
     for name, p in lora_of(student).items():
         assert p.grad is not None and apart(p.grad, theirs[name].grad) < 1e-5, name
     assert all(p.grad is not None for p in lora_of(score).values())
-    assert all(p.grad is None for p in base.unet.parameters())
+    assert all(p.grad is None for p in base.net.parameters())
 
 
 @torch.no_grad()
@@ -542,7 +544,7 @@ def test_a_new_student_is_the_teacher_and_both_speak_z0(base, recorded):
     t = torch.tensor([999, 400])
     student, teacher = (base.denoiser(role, "ddpm")(cond.y, t, cond) for role in ("student", "teacher"))
     assert torch.allclose(student, teacher, atol=1e-5)
-    eps = base.unet(cond.y, t, recorded["prompt_embeds"].expand(2, -1, -1)).sample
+    eps = base.net(cond.y, t, recorded["prompt_embeds"].expand(2, -1, -1)).sample
     abar = recorded["alphas_cumprod"][t].view(-1, 1, 1, 1)
     assert apart(teacher, (cond.y - (1 - abar).sqrt() * eps) / abar.sqrt()) < 1e-5
     null = base.null(cond)
@@ -560,8 +562,8 @@ def test_features_are_the_way_down_and_the_middle(base):
     ]  # fmt: skip
     assert critic.widths == (32,) * 5
     seen = {}
-    base.unet.mid_block.register_forward_hook(lambda module, args, out: seen.update(mid=out))
-    base.unet(cond.y, filled(300, cond.y), base.prompt.expand(2, -1, -1))
+    base.net.mid_block.register_forward_hook(lambda module, args, out: seen.update(mid=out))
+    base.net(cond.y, filled(300, cond.y), base.prompt.expand(2, -1, -1))
     assert apart(maps[-1].detach(), seen["mid"]) < 1e-5
     maps[-1].square().mean().backward()
     assert all(p.grad is not None for p in lora_of(critic).values())
@@ -574,15 +576,13 @@ def test_the_base_restores_pictures(base):
     assert out.shape == (1, 3, 64, 80) and out.dtype == torch.float32
 
 
-def test_what_the_base_cannot_do(base, recorded):
+def test_what_the_base_cannot_do(base):
     for call in (base.denoiser, base.features):
         with pytest.raises(ConfigError, match="to be ddpm on the base sd21, found “flow”"):
             call("student", "flow")
     base.check_student("ddpm", 999)
     with pytest.raises(ConfigError, match="to be 999"):
         base.check_student("ddpm", 500)
-    alone = SD21Base(SD21, recorded["prompt_embeds"])
-    cond = alone.cond(torch.zeros(1, 3, 16, 16))
-    assert alone.null(cond) is None and not alone.guided
+    cond = base.cond(torch.zeros(1, 3, 16, 16))
     with pytest.raises(ConfigError, match="a prompt's embedding"):
-        alone.denoiser("teacher", "ddpm")(cond.y, filled(9, cond.y), dataclasses.replace(cond, prompt=None))
+        base.denoiser("teacher", "ddpm")(cond.y, filled(9, cond.y), dataclasses.replace(cond, prompt=None))

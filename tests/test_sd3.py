@@ -4,8 +4,8 @@ import copy
 import json
 import re
 import shutil
-from pathlib import Path
 
+import goldens
 import numpy as np
 import pytest
 import torch
@@ -17,13 +17,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from unistep.bases import sd3
 from unistep.bases.blend import blended
 from unistep.bases.latent import LatentConfig
+from unistep.bases.latentbase import shared
 from unistep.bases.nets.mmdit import FoldedMMDiT, MMDiTConfig, fold, positions
 from unistep.bases.sd3base import SD3Base
+from unistep.bases.settings import SD3Config
 from unistep.denoiser import filled, sample, times
 from unistep.errors import ConfigError, ModelError
 from unistep.process import flow
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = goldens.GOLDEN
 CASE = GOLDEN / "tsd_infer"
 PICTURES = ("a", "b_odd", "c_big", "d_mult")
 SIZES = ((8, 8), (2, 6), (14, 22), (48, 4))
@@ -441,10 +443,21 @@ def test_prompts_are_encoded_by_the_base_s_three_encoders(texts):
 # ---- the base, opened for training
 
 
+def embedded(text):
+    """The recorded embeddings, and others for any text but the empty one."""
+    prompt, pooled = files(CASE)[2:]
+    pooled = pooled.view(1, -1)
+    return (prompt.roll(len(text), 1), -pooled) if text else (prompt, pooled)
+
+
+def open_base(**settings):
+    config = SD3Config(**{"rank": 4, "rank_score": 4, "rank_encoder": 0, "negative": "bad", **settings})
+    return SD3Base(CASE / "sd3", config, embedded)
+
+
 @pytest.fixture(scope="module")
 def opened():
-    prompt, pooled = files(CASE)[2:]
-    return SD3Base(CASE / "sd3", (prompt, pooled), (prompt.flip(1), -pooled), rank=4)
+    return open_base()
 
 
 def lora_of(net):
@@ -463,12 +476,13 @@ def test_roles_share_the_base_and_train_their_own_lora(opened):
     players = {role: opened.denoiser(role, "flow") for role in ("student", "score", "teacher")}
     assert not lora_of(players["teacher"])
     tensors, suffix = files(CASE)[1]["transformer"], ".default.weight"
-    modules = {name.removeprefix("transformer.").removesuffix(suffix) for name in lora_of(players["student"])}
+    prefix = "denoiser.transformer."
+    modules = {name.removeprefix(prefix).removesuffix(suffix) for name in lora_of(players["student"])}
     assert modules == {name.removeprefix("transformer.").removesuffix(".weight") for name in tensors}
     assert len(lora_of(players["score"])) == 2 * 2 * 7  # A and B, blocks, layers of attention
     owned = {role: {id(p) for p in lora_of(net).values()} for role, net in players.items()}
     assert not owned["student"] & owned["score"]
-    shared = {id(p) for p in opened.transformer.parameters()}
+    shared = {id(p) for p in opened.net.parameters()}
     assert all(id(p) in shared or p.requires_grad for net in players.values() for p in net.parameters())
 
 
@@ -486,12 +500,12 @@ def test_interleaved_roles_get_the_gradients_of_separate_copies(opened):
         assert (p.grad is None) == (q.grad is None), name
         if p.grad is not None:
             torch.testing.assert_close(p.grad, q.grad, atol=1e-7, rtol=1e-4)
-    assert all(p.grad is None for p in opened.transformer.parameters())
+    assert all(p.grad is None for p in opened.net.parameters())
 
 
 def test_the_student_in_training_is_the_folded_one(opened, student, recorded):
     """The authors' LoRA, not merged, in the role of the student; the timestep of index t is 1000 sigma(t)."""
-    net = opened.denoiser("student", "flow")
+    net = opened.denoiser("student", "flow").denoiser
     for name, tensor in files(CASE)[1]["transformer"].items():
         net.get_parameter(name.replace(".weight", ".default.weight")).data.copy_(tensor)
     z = recorded["notile_wavelet/a/model_input"]
@@ -511,9 +525,8 @@ def test_protocol(opened):
     assert cond.image is x and cond.y.shape == (2, 16, 8, 12)
     large = F.interpolate(x, scale_factor=4, mode="bicubic").clamp(-1, 1)
     assert torch.equal(cond.y, opened.encode(large)) and opened.decode(cond.y).shape == large.shape
-    shifted = SD3Base(CASE / "sd3", files(CASE)[2:], shift=True)
+    shifted = open_base(shift=True)
     torch.testing.assert_close(shifted.encode(large), cond.y - 0.0609 * 1.5305)
-    assert not shifted.guided and shifted.null(cond) is None
     null = opened.null(cond)
     assert null.y is cond.y and torch.equal(null.pooled, -cond.pooled)
     teacher = opened.denoiser("teacher", "flow")
@@ -544,12 +557,12 @@ def test_features(opened):
     assert z.grad.abs().sum() > 0 and all("lora_" in name for name in lora_of(critic))
     assert not lora_of(opened.features("teacher", "flow"))
     # the last map is what the whole network puts out, but for its last norm and layer
-    whole = opened.shared()
+    whole = shared(opened.net)
     seen = []
     whole.norm_out.register_forward_hook(lambda module, given, out: seen.append(given[0]))
     teacher = opened.features("teacher", "flow")
     with torch.no_grad():
-        sigma = 1000 * opened.flow.s[500].float().view(1)
+        sigma = 1000 * opened.process("flow").s[500].float().view(1)
         whole(cond.y, cond.prompt, cond.pooled, sigma)
         last = teacher(cond.y, filled(500, cond.y), cond)[-1]
     torch.testing.assert_close(last.flatten(2).transpose(1, 2), seen[0])

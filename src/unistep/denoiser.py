@@ -1,7 +1,7 @@
 """What a method may ask of a network and of a base model, and what the loop may ask of a method."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +44,13 @@ class Batch:
     cond: Cond
     null: Cond | None = None
     """The condition without content, for classifier-free guidance; None where guidance is 1."""
+    cond_hq: Cond | None = None
+    """What the high-quality image shows, where images have prompts of their own; None: `cond` says it all."""
+
+    @property
+    def told(self) -> Cond:
+        """What every role but the student is conditioned on (TSD-SR Sec. 4.1, "Implementation Details")."""
+        return self.cond if self.cond_hq is None else self.cond_hq
 
 
 class Denoiser(nn.Module, ABC):
@@ -53,7 +60,10 @@ class Denoiser(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """z_t [B, C, h, w], t [B] int64 an index of `process` -> z_0 [B, C, h, w]."""
+        """z_t [B, C, h, w], t [B] int64 an index of `process` -> z_0 [B, C, h, w].
+
+        A student that trains an encoder of its own looks at cond.image with it, in the place of z_t.
+        """
 
 
 class Features(nn.Module, ABC):
@@ -62,6 +72,10 @@ class Features(nn.Module, ABC):
     process: Process
     widths: tuple[int, ...]
     """Channels of each map."""
+
+    def latent(self, z: Tensor) -> Tensor:
+        """A clean latent of the base [B, C, h, w] as this network, perhaps of another base, knows it."""
+        return z
 
     @abstractmethod
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
@@ -79,6 +93,8 @@ class Base(Protocol):
     """Standard deviation of z_hq - y: what errors of a latent are measured against."""
     guided: bool
     """Whether `null` gives a condition: whether classifier-free guidance is possible."""
+    scale: int
+    """Enlargement from the low-quality image to the result."""
 
     def process(self, view: str) -> Process: ...
     def denoiser(self, role: str, view: str) -> Denoiser: ...
@@ -90,12 +106,30 @@ class Base(Protocol):
         """The condition without content that goes with `cond`; None if the base has none."""
         ...
 
+    def told(self, cond: Cond, texts: Sequence[str]) -> Cond:
+        """`cond` with a prompt for each image. Raises ConfigError for a base that takes no text."""
+        ...
+
     def check_student(self, view: str, t: int) -> None:
         """Raises ConfigError unless a student that is asked at index t is what `restore` uses."""
         ...
 
     def restore(self, student: nn.Module, x_lq: Tensor) -> Tensor:
-        """What the student will be used for: [B, 3, h, w] -> [B, 3, 4h, 4w], both in [0, 1], on the CPU."""
+        """What the student is for: [B, 3, h, w] -> [B, 3, scale h, scale w], both in [0, 1], on the CPU."""
+        ...
+
+    def export(
+        self, weights: Mapping[str, Tensor], method: str, dtype: torch.dtype
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """(header["student"], tensors) of the one-step student with these trained weights, folded.
+
+        `weights`: name of a trained parameter of the student's denoiser -> tensor. Raises ConfigError for a
+        base whose weights are used as they are.
+        """
+        ...
+
+    def layout(self, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """File name -> tensors, as the authors of the method keep them. Raises as `export`."""
         ...
 
 
@@ -130,6 +164,25 @@ def guide(z0: Tensor, z0_null: Tensor, scale: float) -> Tensor:
     return z0_null + scale * (z0 - z0_null)
 
 
+def join(*conds: Cond) -> Cond:
+    """The conditions of several batches as those of one."""
+
+    def text(c: Cond, name: str) -> Tensor | None:
+        one: Tensor | None = getattr(c, name)
+        return None if one is None else one.expand(len(c.y), *one.shape[1:])
+
+    texts = {name: [text(c, name) for c in conds] for name in ("prompt", "pooled")}
+    return Cond(
+        torch.cat([c.image for c in conds]),
+        torch.cat([c.y for c in conds]),
+        **{
+            name: torch.cat(given)
+            for name, all_ in texts.items()
+            if (given := [t for t in all_ if t is not None])
+        },
+    )
+
+
 def filled(t: int, like: Tensor) -> Tensor:
     """[B] of the one time t."""
     return torch.full((len(like),), t, device=like.device)
@@ -154,3 +207,12 @@ def times(process: Process, steps: int) -> list[int]:
     """`steps` indices of the process from its last down, evenly spread, the last one above the clean end."""
     last = len(process) - 1
     return [last - round(i * (last + 1) / steps) for i in range(steps)]
+
+
+def start(process: Process, t: int, y: Tensor) -> Tensor:
+    """What a one-step student is given at index t: y itself, or y with the noise of a process that ends in y.
+
+    The student is used so too (ResShift); SD's processes end in noise alone, and their students start from y.
+    """
+    ends_in_y = process.b[t] > 0
+    return process.perturb(y, torch.randn_like(y), filled(t, y), y) if ends_in_y else y

@@ -1,7 +1,26 @@
 """A new base: write its file, add one line here."""
 
 from .compact import CompactBase, CompactConfig
+from .resshiftbase import ResShiftBase
+from .sd3base import SD3Base
+from .sd21base import SD21Base
+from .settings import ResShiftConfig, SD3Config, SD21Config
 
-BASES = {"compact": (CompactBase, CompactConfig)}
+BASES = {
+    "compact": (CompactBase, CompactConfig),
+    "sd3": (SD3Base, SD3Config),
+    "sd21": (SD21Base, SD21Config),
+    "resshift": (ResShiftBase, ResShiftConfig),
+}
 
-__all__ = ["BASES", "CompactBase", "CompactConfig"]
+__all__ = [
+    "BASES",
+    "CompactBase",
+    "CompactConfig",
+    "ResShiftBase",
+    "ResShiftConfig",
+    "SD3Base",
+    "SD3Config",
+    "SD21Base",
+    "SD21Config",
+]

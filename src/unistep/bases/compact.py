@@ -13,7 +13,7 @@ The one-step slot is the limit s = inf, where w tells nothing and D answers from
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,6 +25,7 @@ from ..denoiser import Cond, Denoiser, Features
 from ..errors import ConfigError
 from ..process import Process, ddpm, flow, resshift
 from .nets.unet import UNet, fold
+from .settings import wordless
 
 SCALE = 4
 SIGMA_DATA = 0.15
@@ -207,6 +208,7 @@ class CompactBase:
 
     sigma_data = SIGMA_DATA
     guided = False
+    scale = 4
 
     def __init__(
         self,
@@ -256,6 +258,18 @@ class CompactBase:
     def null(self, cond: Cond) -> Cond | None:
         """None: the network was never trained without its image."""
         return None
+
+    def told(self, cond: Cond, texts: Sequence[str]) -> Cond:
+        raise wordless("compact")
+
+    def export(
+        self, weights: Mapping[str, Tensor], method: str, dtype: torch.dtype
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        raise ConfigError("expected a large base to export from, found the compact one, whose weights are "
+                          "used as they are")  # fmt: skip
+
+    def layout(self, weights: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        raise ConfigError("expected a method with an authors' layout, found the compact base, which has none")
 
     def check_student(self, view: str, t: int) -> None:
         """Raises ConfigError unless index t is at the slot, which alone is shipped."""

@@ -1,6 +1,8 @@
 """Reading a model in the diffusers layout: a folder of components, each a config and safetensors files."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,17 @@ def read_component(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, T
         f"expected {folder / name / STEMS[0]}.safetensors or its index, found {', '.join(there) or 'none'}; "
         "download the safetensors files of this component under their own names (pickles are not read)"
     )
+
+
+def fingerprint(folder: Path, components: Sequence[str], files: str = "*.safetensors") -> str:
+    """SHA-256 over names and bytes of such `files` in some components; absent ones are left out."""
+    total = hashlib.sha256()
+    for name in components:
+        for file in sorted(path for path in (folder / name).glob(files) if path.is_file()):
+            total.update(f"{name}/{file.name}".encode() + b"\0")
+            with file.open("rb") as stream:
+                total.update(hashlib.file_digest(stream, "sha256").digest())
+    return total.hexdigest()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

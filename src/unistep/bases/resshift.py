@@ -6,21 +6,18 @@ y is the latent of the bicubic enlargement. The one-step students run f once; th
 the posterior T times (`sample_posterior`), SinSR's teacher steps deterministically (`denoiser.sample`).
 """
 
-import copy
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..denoiser import Cond, Denoiser, Features, filled
+from ..denoiser import Cond, Denoiser, filled
 from ..errors import ConfigError, ModelError
 from ..process import Process, resshift
 from .codecs import VQCodec
-from .compact import pad_to_multiple
 from .latent import LatentConfig
 from .nets.swin import SwinConfig, SwinUNet, fold, official
 from .nets.vq import VQConfig
@@ -173,7 +170,7 @@ def net_input(net: SwinUNet, process: Process, z_t: Tensor, t: Tensor, cond: Con
 
 def student(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[FoldedSwin, VQCodec]:
     """The modules of a folded file, in its dtype. Raises ModelError."""
-    config, codec, _ = _opened(header, tensors, folded=True)
+    config, codec, _ = opened(header, tensors, folded=True)
     with torch.device("meta"):
         denoiser = FoldedSwin(config)
     load_exactly(denoiser, part(tensors, "denoiser."), "a folded denoiser of ResShift")
@@ -187,23 +184,25 @@ def teacher(
 
     Raises ModelError for the file, ConfigError for `steps`.
     """
-    config, codec, process = _opened(header, tensors, folded=False)
-    denoiser = SwinDenoiser(_net(config, tensors), process).eval().requires_grad_(False)
+    config, codec, process = opened(header, tensors, folded=False)
+    denoiser = SwinDenoiser(open_net(config, tensors), process).eval().requires_grad_(False)
     steps = len(process) if steps is None else steps
     whole = steps == len(process)  # the posterior leads from t to t - 1 alone
     return Sampler(denoiser, steps, multiple=config.multiple, stochastic=whole), codec
 
 
-def _net(config: SwinConfig, tensors: Mapping[str, Tensor]) -> SwinUNet:
+def open_net(config: SwinConfig, tensors: Mapping[str, Tensor]) -> SwinUNet:
+    """The denoiser of an unfolded file. Raises ModelError."""
     with torch.device("meta"):
         net = SwinUNet(config)
     load_exactly(net, part(tensors, "denoiser.net."), "a denoiser of ResShift")
     return net
 
 
-def _opened(
+def opened(
     header: Mapping[str, Any], tensors: Mapping[str, Tensor], folded: bool
 ) -> tuple[SwinConfig, VQCodec, Process]:
+    """What a file's header describes, with the autoencoder filled. Raises ModelError."""
     try:
         if header["folded"] != folded:
             raise ModelError(
@@ -233,93 +232,3 @@ def sample_posterior(
         z = mean + variance.sqrt() * eps
     out: Tensor = denoiser(z, filled(0, z), cond)
     return out
-
-
-class Taps(Features):
-    """The encoder half: outputs of the downsamplings, of the last input block and of the middle (TAD-SR)."""
-
-    def __init__(self, net: SwinUNet, process: Process):
-        super().__init__()
-        self.net, self.process = net, process
-        self.indices, self.widths = tuple(net.taps), tuple(net.taps.values())
-        del net.output_blocks, net.out
-
-    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
-        x, image = net_input(self.net, self.process, z_t, t, cond)
-        maps = self.net.encode(x, image, self.net.code(t))
-        return [maps[index].float() for index in self.indices]
-
-
-class ResShiftBase:
-    """A ResShift model, opened for training (`denoiser.Base`); its file is unfolded (`build`)."""
-
-    guided = False
-
-    def __init__(
-        self,
-        header: Mapping[str, Any],
-        tensors: Mapping[str, Tensor],
-        device: torch.device | str = "cpu",
-        sigma_data: float = 1.0,
-    ):
-        """sigma_data: standard deviation of z_hq - y; by default that which the input's scale assumes of z.
-
-        Raises ModelError for a header or tensors of another model.
-        """
-        config, codec, self._process = _opened(header, tensors, folded=False)
-        self.device, self.sigma_data = torch.device(device), sigma_data
-        self.net, self.codec = _net(config, tensors).float(), codec.float().to(self.device)
-        self.scale = VARIANTS[header["variant"]].scale
-
-    def process(self, view: str) -> Process:
-        """Of "resshift" alone. Raises ConfigError for another view."""
-        if view != "resshift":
-            raise ConfigError(f"expected method.process to be resshift on the ResShift base, found “{view}”")
-        return self._process
-
-    def _copy(self, role: str) -> SwinUNet:
-        copied = copy.deepcopy(self.net).to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        net: SwinUNet = copied.requires_grad_(role != "teacher")
-        return net
-
-    def denoiser(self, role: str, view: str) -> SwinDenoiser:
-        return SwinDenoiser(self._copy(role), self.process(view))
-
-    def features(self, role: str, view: str) -> Taps:
-        return Taps(self._copy(role), self.process(view))
-
-    def encode(self, x: Tensor) -> Tensor:
-        return self.codec.encode(x.to(self.device))
-
-    def decode(self, z: Tensor) -> Tensor:
-        """The gradient passes straight through the codebook."""
-        return self.codec.decode(z)
-
-    def cond(self, x_lq: Tensor) -> Cond:
-        """The condition of [B, 3, h, w] in [-1, 1], sides such that windows cover the latent."""
-        image = x_lq.to(self.device)
-        return Cond(image=image, y=self.encode(F.interpolate(image, scale_factor=self.scale, mode="bicubic")))
-
-    def null(self, cond: Cond) -> Cond | None:
-        """None: the network was never trained without its image."""
-        return None
-
-    def check_student(self, view: str, t: int) -> None:
-        """Raises ConfigError unless index t is the last one, from which `restore` starts."""
-        last = len(self.process(view)) - 1
-        if t != last:
-            raise ConfigError(
-                f"expected method.t_student to be {last}, the end of ResShift's process, found {t}: "
-                f"set method.t_student={last}"
-            )
-
-    @torch.no_grad()
-    def restore(self, student: nn.Module, x_lq: Tensor) -> Tensor:
-        """One step from noise of a fixed seed, on images in [0, 1] of any size."""
-        h, w = x_lq.shape[-2:]
-        multiple = max(1, self.net.config.multiple * self.codec.factor // self.scale)
-        cond = self.cond(pad_to_multiple(x_lq * 2 - 1, multiple))
-        eps = torch.randn(cond.y.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
-        t = filled(len(self._process) - 1, cond.y)
-        x = self.decode(student(self._process.perturb(cond.y, eps, t, cond.y), t, cond)).cpu()
-        return ((x[..., : h * self.scale, : w * self.scale] + 1) / 2).clamp(0, 1)

@@ -7,7 +7,7 @@ Both are LoRAs on the UNet; OSEDiff's has another on the VAE's encoder and a tra
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -218,6 +218,44 @@ def build_osediff(
     return folded("osediff", config, unet, codec, prompt_embeds, at, latent, dtype)
 
 
+def osediff_file(unet: Mapping[str, Tensor], vae: Mapping[str, Tensor]) -> dict[str, Any]:
+    """What osediff.pkl holds: the inverse of `build_osediff`.
+
+    unet, vae: LoRAs that count once, under "<layer>.lora_A.weight" and "<layer>.lora_B.weight"; unet with the
+    first convolution, trained as a whole, under "conv_in.base_layer.weight" and ".bias".
+    """
+
+    def place(layer: str) -> str:
+        starts = {"encoder": ("down_blocks.", "conv_in"), "decoder": ("up_blocks.", "conv_out")}
+        return next((name for name, start in starts.items() if layer.startswith(start)), "others")
+
+    def stored(own: Mapping[str, Tensor], split: bool) -> tuple[dict[str, list[str]], State, int]:
+        layers: dict[str, list[str]] = {"encoder": [], "decoder": [], "others": []}
+        state: State = {}
+        rank = lora.rank(own)
+        for name, tensor in own.items():
+            layer, found, half = name.removesuffix(".weight").partition(".lora_")
+            if not found:
+                state[name] = tensor
+                continue
+            to = place(layer) if split else "encoder"
+            if half == "A":
+                layers[to].append(layer)
+            state[f"{layer}.lora_{half}.default_{to}.weight"] = tensor * (rank / ALPHA if half == "B" else 1)
+        return layers, state, rank
+
+    lists, unet_state, rank_unet = stored(unet, True)
+    vae_lists, vae_state, rank_vae = stored(vae, False)
+    return {
+        "vae_lora_encoder_modules": vae_lists["encoder"],
+        **{f"unet_lora_{name}_modules": layers for name, layers in lists.items()},
+        "rank_unet": rank_unet,
+        "rank_vae": rank_vae,
+        "state_dict_unet": unet_state,
+        "state_dict_vae": vae_state,
+    }
+
+
 def build_pisasr(
     base: Path,
     tensors: Mapping[str, Tensor],
@@ -264,6 +302,11 @@ def encode_prompt(folder: Path, text: str) -> Tensor:
 
     Longer texts are cut at 77 tokens. Raises ModelError where one of the two is missing.
     """
+    return encode_prompts(folder, [text])[0]
+
+
+def encode_prompts(folder: Path, texts: Sequence[str], device: torch.device | str = "cpu") -> list[Tensor]:
+    """`encode_prompt` of many texts, on the CPU: the encoder is loaded once and works on `device`."""
     clip = "transformers.models.clip."
     tokenizer_kind = extra("transformers", clip + "tokenization_clip").CLIPTokenizer
     encoder_kind = extra("transformers", clip + "modeling_clip").CLIPTextModel
@@ -280,9 +323,9 @@ def encode_prompt(folder: Path, text: str) -> Tensor:
             f"others: {' '.join(str(error).split())[:200]}"
         ) from error
     length = tokenizer.model_max_length
-    ids = tokenizer(
-        text, padding="max_length", max_length=length, truncation=True, return_tensors="pt"
-    ).input_ids
-    with torch.no_grad():
-        embedding: Tensor = encoder.eval()(ids)[0]
-    return embedding
+    many = tokenizer(
+        list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+    )
+    encoder = encoder.eval().to(device)
+    with torch.no_grad():  # one by one: an embedding does not depend on the texts that it was made with
+        return [encoder(ids[None].to(device))[0].cpu() for ids in many.input_ids]

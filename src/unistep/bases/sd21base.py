@@ -1,19 +1,22 @@
 """Stable Diffusion 2.1, opened for training."""
 
-import copy
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Cond, Denoiser, Features, filled
+from ..denoiser import Cond, Denoiser, Features
 from ..errors import ConfigError
-from ..process import Process
+from ..process import Process, ddpm
+from . import lora, published, sd21, sdxl
+from .codecs import KLCodec
 from .extras import extra
-from .sd21 import T_OSEDIFF, open_process, open_unet, open_vae
+from .latent import LatentConfig
+from .latentbase import LatentBase, Opened
+from .onestep import load_exactly
+from .settings import SD21Config
 
 TARGETS = (
     r"(.*\.)?(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2"
@@ -23,18 +26,15 @@ TARGETS = (
 
 
 class SD21Denoiser(Denoiser):
-    """The UNet, whatever it predicts, as a denoiser. A learned `prompt` goes before the condition's."""
+    """The UNet, whatever it predicts, as a denoiser."""
 
-    def __init__(self, unet: Any, process: Process, prompt: Tensor | None = None):
+    def __init__(self, unet: Any, process: Process):
         super().__init__()
         self.unet, self.process = unet, process
-        self.prompt = None if prompt is None else nn.Parameter(prompt.detach().clone())
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        prompt = cond.prompt if self.prompt is None else self.prompt
-        out = self.unet(
-            z_t.to(self.unet.dtype), t, expanded(prompt, z_t, self.unet.dtype), return_dict=False
-        )[0]
+        z, prompt = inputs(self.unet, z_t, cond)
+        out = self.unet(z, t, prompt, return_dict=False)[0]
         return self.process.clean(out.float(), z_t.float(), t, cond.y)
 
 
@@ -49,8 +49,7 @@ class SD21Features(Features):
             delattr(unet, name)
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
-        x = z_t.to(self.unet.dtype)
-        prompt = expanded(cond.prompt, x, x.dtype)
+        x, prompt = inputs(self.unet, z_t, cond)
         time = self.unet.time_embedding(self.unet.get_time_embed(x, t))
         x, maps = self.unet.conv_in(x), []
         for block in self.unet.down_blocks:
@@ -63,103 +62,87 @@ class SD21Features(Features):
         return [m.float() for m in maps]
 
 
-def expanded(prompt: Tensor | None, z: Tensor, dtype: torch.dtype) -> Tensor:
-    """A prompt [1 or B, tokens, D] for every latent of the batch."""
-    if prompt is None:
+def inputs(unet: Any, z_t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
+    """(z_t, prompt) as the UNet takes them. Raises ConfigError without a prompt."""
+    if cond.prompt is None:
         raise ConfigError("expected the condition to hold a prompt's embedding on the base sd21, found none")
-    return prompt.to(z.device, dtype).expand(len(z), -1, -1)
+    like = unet.time_embedding.linear_1.bias
+    return z_t.to(like), cond.prompt.to(like).expand(len(z_t), -1, -1)
 
 
-class SD21Base:
-    """Stable Diffusion 2.1 (`denoiser.Base`): every role trains a LoRA of its own.
+class OwnConv(nn.Conv2d):
+    """A convolution trained as a whole, in float32 amid a network of less."""
 
-    All copies share the base's tensors, which are never trained: a role costs its LoRA alone. (Adapters that
-    are switched within one network lose gradients where another is active during the backward pass.)
-    """
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight)).to(x)
 
-    sigma_data = 1.0
-    """Latents are scaled to unit variance."""
 
-    def __init__(
-        self,
-        folder: Path,
-        prompt: Tensor,
-        null: Tensor | None = None,
-        *,
-        t_student: int = T_OSEDIFF,
-        rank: int = 16,
-        learned: bool = False,
-        device: torch.device | str = "cpu",
-        dtype: torch.dtype = torch.float32,
-    ):
-        """prompt, null [1, tokens, 1024]: embeddings of the prompt and, for guidance, of the empty one.
+class SD21Base(LatentBase):
+    """Stable Diffusion 2 or 2.1, opened for training. h and w times `scale` must be multiples of 8."""
 
-        t_student: the index that one-step students are asked at. learned: the student's own embedding is
-        trained, from `prompt` on (DFOSD). dtype: of the frozen UNet; LoRAs and autoencoder are float32.
-        """
-        self.device, self.rank, self.t_student, self.learned = torch.device(device), rank, t_student, learned
-        self.unet = open_unet(folder)[1].to(self.device, dtype)
-        self.codec = open_vae(folder).to(self.device, torch.float32)
-        self.ddpm = open_process(folder)
-        self.prompt = prompt.to(self.device)
-        self.null_prompt = None if null is None else null.to(self.device)
-        self.guided = null is not None
+    name, view, component = "sd21", "ddpm", "unet"
+    prefixes = ("unet.", "vae.")
+    config: SD21Config
 
-    def process(self, view: str) -> Process:
-        """Raises ConfigError for a view other than ddpm."""
-        if view != "ddpm":
-            raise ConfigError(f"expected method.process to be ddpm on the base sd21, found “{view}”")
-        return self.ddpm
+    @classmethod
+    def read(cls, folder: Path, config: SD21Config) -> Opened:
+        return Opened(sd21.open_unet(folder)[1], sd21.open_vae(folder), sd21.open_process(folder), folder)
 
-    def shared(self) -> Any:
-        """A copy of the UNet whose tensors are the base's own."""
-        tensors: dict[int, Any] = {id(p): p for p in [*self.unet.parameters(), *self.unet.buffers()]}
-        return copy.deepcopy(self.unet, tensors)
+    @classmethod
+    def published(cls, config: SD21Config) -> Self:
+        with torch.device("meta"):
+            unet = extra("diffusers").UNet2DConditionModel.from_config(published.SD21_UNET)
+            prompt = torch.empty(1, *published.SD21_WORDS)
+        opened = Opened(unet, KLCodec.from_config(published.SD21_VAE), ddpm())
+        return cls(opened, config, lambda text: (prompt, None), "meta")
 
-    def adapted(self, unet: Any, role: str) -> Any:
-        """`unet` with a LoRA, at first zero, unless `role` is the teacher."""
-        if role != "teacher":
-            peft = extra("peft")
-            config = peft.LoraConfig(r=self.rank, lora_alpha=self.rank, target_modules=TARGETS)
-            peft.inject_adapter_in_model(config, unet)
-        return unet
+    @property
+    def t_student(self) -> int:
+        return self.config.t_student
 
-    def denoiser(self, role: str, view: str) -> SD21Denoiser:
-        learned = self.prompt if self.learned and role == "student" else None
-        return SD21Denoiser(self.adapted(self.shared(), role), self.process(view), learned)
+    def targets(self, role: str) -> str:
+        return TARGETS
 
-    def features(self, role: str, view: str) -> SD21Features:
-        features = SD21Features(self.shared(), self.process(view))
-        self.adapted(features.unet, role)
-        return features
+    def widths(self) -> tuple[int, ...]:
+        return (self.net.config.cross_attention_dim,)
 
-    @torch.no_grad()
-    def encode(self, x: Tensor) -> Tensor:
-        """x [B, 3, H, W] in [-1, 1], sides multiples of 8 -> the posterior's mean [B, 4, H/8, W/8]."""
-        return self.codec.encode(x)
+    def clothed(self, net: Any) -> SD21Denoiser:
+        return SD21Denoiser(net, self.only)
 
-    def decode(self, z: Tensor) -> Tensor:
-        return self.codec.decode(z)
+    def taps(self, net: Any) -> SD21Features:
+        return SD21Features(net, self.only)
 
-    def cond(self, x_lq: Tensor) -> Cond:
-        """x_lq [B, 3, h, w] in [-1, 1], h and w even; y is the latent of its enlargement."""
-        x = F.interpolate(x_lq, scale_factor=4, mode="bicubic", align_corners=False).clamp(-1, 1)
-        return Cond(image=x_lq, y=self.encode(x), prompt=self.prompt)
+    def features(self, role: str, view: str) -> Features:
+        if role == "critic" and self.config.critic:
+            self.process(view)
+            if self.device.type == "meta":
+                return sdxl.without_weights(self.config, self.decode)
+            return sdxl.open_features(self.config, self.decode, self.device)
+        return super().features(role, view)
 
-    def null(self, cond: Cond) -> Cond | None:
-        return None if self.null_prompt is None else replace(cond, prompt=self.null_prompt)
+    def inject(self, net: Any, role: str, rank: int) -> None:
+        super().inject(net, role, rank)
+        if role == "student" and self.config.train_conv_in:
+            old = net.conv_in.base_layer
+            own = OwnConv(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding)
+            own.load_state_dict(old.state_dict())
+            net.conv_in.base_layer = own.to(old.weight.device)
 
-    def check_student(self, view: str, t: int) -> None:
-        """Raises ConfigError unless t is the index that the base was opened for."""
-        self.process(view)
-        if t != self.t_student:
-            raise ConfigError(
-                f"expected method.t_student to be {self.t_student}, as the base sd21 was opened, found {t}"
-            )
-
-    @torch.no_grad()
-    def restore(self, student: nn.Module, x_lq: Tensor) -> Tensor:
-        """[B, 3, h, w] -> [B, 3, 4h, 4w], both in [0, 1]; h and w even."""
-        cond = self.cond(x_lq.to(self.device) * 2 - 1)
-        z_hat = student(cond.y, filled(self.t_student, cond.y), cond)
-        return (self.decode(z_hat).cpu() + 1) / 2
+    def export(
+        self, weights: Mapping[str, Tensor], method: str, dtype: torch.dtype
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        config, net = sd21.open_unet(self.folder)
+        codec = sd21.open_vae(self.folder)
+        files = self.layout(weights)
+        unet, vae = ({name: p.float() for name, p in m.state_dict().items()} for m in (net, codec.vae))
+        own = lora.strip(files["unet.safetensors"], "unet.")
+        whole = {name: own.pop(name) for name in [*own] if ".base_layer." in name}
+        unet |= {name.replace(".base_layer", ""): p.float() for name, p in whole.items()}
+        lora.merge(unet, own)
+        if "vae.safetensors" in files:
+            lora.merge(vae, lora.strip(files["vae.safetensors"], "vae."))
+        load_exactly(codec.vae, vae, "the student's autoencoder")
+        (prompt,) = self.learned(files)
+        at = (self.t_student, *sd21.affine(self.only, self.t_student))
+        latent = LatentConfig(resample="torch", tile=96, overlap=32, shortest=512, colour="adain")
+        return sd21.folded(method, config, unet, codec, prompt, at, latent, dtype)

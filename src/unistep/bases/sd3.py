@@ -5,7 +5,7 @@
 TSD-SR is a LoRA on the transformer (modulations and patch embedding included) and one on the VAE's encoder.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -85,20 +85,23 @@ def build(
     *,
     dtype: torch.dtype = torch.float16,
     folded: bool = True,
+    shifted: bool = False,
 ) -> tuple[dict[str, Any], State]:
     """(header, tensors) of TSD-SR's student from SD3-medium and the authors' LoRA files.
 
     Args:
         base: SD3-medium in the diffusers layout; transformer/ and vae/ are read.
-        lora_dir: tensors of transformer.safetensors and vae.safetensors under "transformer" and "vae".
+        lora_dir: tensors of transformer.safetensors and vae.safetensors under "transformer" and "vae"; a part
+            that is not there stays the base's.
         prompt_embeds, pooled: [1, tokens, 4096] and [1, 2048], of the one prompt.
         dtype: of the tensors that are returned.
         folded: False keeps time and prompt as inputs, for the many-step sampler.
+        shifted: whether latents are, as in SD3's own pipeline; the authors' LoRA leaves it out.
 
     Raises ModelError for another base, another LoRA and embeddings of another shape.
     """
     config, transformer = open_transformer(base)
-    codec = open_vae(base)
+    codec = open_vae(base, shifted)
     if prompt_embeds.ndim == 2:
         prompt_embeds = prompt_embeds[None]
     pooled = pooled.reshape(1, -1)
@@ -113,6 +116,8 @@ def build(
             f"{list(prompt_embeds.shape)} and {list(pooled.shape)}; take those made for this base"
         )
     for part, module in (("transformer", transformer), ("vae", codec.vae)):
+        if part not in lora_dir:
+            continue
         # Wide enough that only the result is rounded to `dtype`, wherever the base is stored in less.
         state = {name: p.to(torch.promote_types(p.dtype, dtype)) for name, p in module.state_dict().items()}
         delta = lora.strip(lora_dir[part], "transformer.")  # in the VAE's file too
@@ -222,28 +227,44 @@ def encode_prompt(folder: Path, text: str) -> tuple[Tensor, Tensor]:
     Longer texts are cut at 77 (CLIP) and 256 (T5) tokens. Without text_encoder_3 zeros take T5's place, as in
     diffusers. Raises ModelError where an encoder or a tokenizer is missing.
     """
+    return encode_prompts(folder, [text])[0]
+
+
+def encode_prompts(
+    folder: Path, texts: Sequence[str], device: torch.device | str = "cpu"
+) -> list[tuple[Tensor, Tensor]]:
+    """`encode_prompt` of many texts, on the CPU; each encoder is loaded once, alone, onto `device`."""
     models = "transformers.models."
     kinds = (
         extra("transformers", models + "clip.tokenization_clip").CLIPTokenizer,
         extra("transformers", models + "clip.modeling_clip").CLIPTextModelWithProjection,
     )
-    outs = [_encoded(folder, suffix, *kinds, CLIP_TOKENS, text) for suffix in ("", "_2")]
+    clip = [
+        encoded(folder, suffix, *kinds, CLIP_TOKENS, texts, device, lambda out: (out.hidden_states[-2],
+                                                                                 out.text_embeds))
+        for suffix in ("", "_2")
+    ]  # fmt: skip
     if (folder / "text_encoder_3").is_dir():
         kinds = (
             extra("transformers", models + "t5.tokenization_t5").T5Tokenizer,
             extra("transformers", models + "t5.modeling_t5").T5EncoderModel,
         )
-        long = _encoded(folder, "_3", *kinds, T5_TOKENS, text).last_hidden_state
+        t5 = encoded(folder, "_3", *kinds, T5_TOKENS, texts, device, lambda out: (out.last_hidden_state,))
     else:
         width = read_config(folder, "transformer").get("joint_attention_dim", 4096)
-        long = torch.zeros(1, T5_TOKENS, width)
-    pooled = torch.cat([out.text_embeds for out in outs], dim=1)
-    return compose([out.hidden_states[-2] for out in outs], long), pooled
+        t5 = [(torch.zeros(1, T5_TOKENS, width),)] * len(texts)
+    return [
+        (compose([one[0], two[0]], long), torch.cat([one[1], two[1]], dim=1))
+        for one, two, (long,) in zip(*clip, t5, strict=True)
+    ]
 
 
 @torch.no_grad()
-def _encoded(folder: Path, suffix: str, tokenizer: Any, encoder: Any, length: int, text: str) -> Any:
-    """What text_encoder{suffix} gives for `text`, padded or cut to `length` tokens."""
+def encoded(
+    folder: Path, suffix: str, tokenizer: Any, encoder: Any, length: int, texts: Sequence[str],
+    device: torch.device | str, take: Callable[[Any], tuple[Tensor, ...]],
+) -> list[tuple[Tensor, ...]]:  # fmt: skip
+    """What `take` takes of text_encoder{suffix}'s output for each text, padded or cut to `length` tokens."""
     read_config(folder, f"text_encoder{suffix}")
     read_config(folder, f"tokenizer{suffix}", "tokenizer_config.json")
     try:
@@ -256,8 +277,16 @@ def _encoded(folder: Path, suffix: str, tokenizer: Any, encoder: Any, length: in
             f"expected {folder} to hold tokenizer{suffix} and the safetensors of text_encoder{suffix}, found "
             f"others: {' '.join(str(error).split())[:200]}"
         ) from error
-    ids = words(text, padding="max_length", max_length=length, truncation=True, return_tensors="pt").input_ids
-    return model.eval()(ids, output_hidden_states=True)
+    try:
+        model.eval().to(device)
+    except torch.OutOfMemoryError:  # T5 takes 19 GB: slowly is better than not at all
+        model.to("cpu")
+    many = words(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    # One by one: then an embedding does not depend on the texts that it was made with.
+    return [
+        tuple(t.cpu() for t in take(model(ids[None].to(model.device), output_hidden_states=True)))
+        for ids in many.input_ids
+    ]
 
 
 def compose(clip: list[Tensor], t5: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from ...errors import ConfigError, ModelError
 from .swin_blocks import Block, Downsample, ResBlock, SwinBlock, SwinLayer, norm
@@ -172,6 +173,9 @@ def time_code(t: Tensor, width: int) -> Tensor:
 class SwinUNet(nn.Module):
     """(x, image, t) -> what stands for z_0; without time once it is folded (`fold`)."""
 
+    checkpointing = False
+    """Blocks are computed again in the backward pass instead of kept."""
+
     def __init__(self, config: SwinConfig | None = None, folded: bool = False):
         super().__init__()
         self.config = config = config or SwinConfig()
@@ -228,8 +232,15 @@ class SwinUNet(nn.Module):
         h = torch.cat([x, self.feature_extractor(image)], dim=1)
         hs = []
         for block in self.input_blocks:
-            hs.append(h := block(h, code))
-        return [*hs, self.middle_block(h, code)]
+            hs.append(h := self._run(block, h, code))
+        return [*hs, self._run(self.middle_block, h, code)]
+
+    def _run(self, block: nn.Module, h: Tensor, code: Tensor | None) -> Tensor:
+        if self.checkpointing and torch.is_grad_enabled():
+            out: Tensor = checkpoint(block, h, code, use_reentrant=False, preserve_rng_state=False)
+        else:
+            out = block(h, code)
+        return out
 
     def code(self, t: Tensor) -> Tensor:
         """t [B], whole numbers from 0 -> [B, 4 model_channels], in the dtype of the weights."""
@@ -258,9 +269,25 @@ class SwinUNet(nn.Module):
         code = None if t is None else self.code(t)
         *skips, h = self.encode(x, image, code)
         for block in self.output_blocks:
-            h = block(torch.cat([h, skips.pop()], dim=1), code)
+            h = self._run(block, torch.cat([h, skips.pop()], dim=1), code)
         out: Tensor = self.out(h)
         return out
+
+
+def complete(net: SwinUNet) -> dict[str, Tensor]:
+    """What `official` leaves out: the authors' loaders ask for it, although their networks do not use it."""
+    found, level = {}, 0
+    for name, block in net.named_modules():
+        if isinstance(block, SwinBlock):
+            attn, rows = block.attn, net.config.side(level) // block.attn.window
+            found[f"{name}.attn.relative_position_index"] = attn.get_buffer("index")
+            if attn.shift:
+                masks = torch.zeros(rows, rows, attn.window**2, attn.window**2)
+                masks[-1] = attn.get_buffer("mask")
+                found[f"{name}.attn_mask"] = masks.flatten(0, 1)
+        level += isinstance(block, Downsample) and name.startswith("input_blocks")
+        level -= isinstance(block, Upsample)
+    return found
 
 
 @torch.no_grad()
