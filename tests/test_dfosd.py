@@ -414,6 +414,22 @@ def test_condition_of_the_discriminator(base, batch):
         assert not torch.equal(two, shifted)
 
 
+@pytest.mark.parametrize("conditioned", [True, False])
+def test_the_discriminator_is_told_what_pictures_show(conditioned, base, batch):
+    """Their own prompts, in both losses; only the image may be left out."""
+    seen: list[Cond] = []
+    dfosd = build(base, replace(ALL, condition_discriminator=conditioned))
+    dfosd.critic.trunk.register_forward_pre_hook(lambda _, given: seen.append(given[2]))
+    prompts = torch.ones(4, 1, 1), torch.zeros(1, 1, 1)
+    cond_hq, cond = (replace(batch.cond, prompt=prompt) for prompt in prompts)
+    told = replace(batch, cond=cond, cond_hq=cond_hq)
+    z_hat = dfosd.generate(told)
+    dfosd.generator_loss(told, z_hat)
+    dfosd.critic_loss(told, z_hat.detach())
+    assert len(seen) == 3 and all(one.prompt is cond_hq.prompt for one in seen)
+    assert all(bool(one.image.any()) is conditioned for one in seen)
+
+
 @pytest.mark.parametrize("discriminator", ["none", "nad"])
 def test_build_asks_for_its_players(discriminator, base):
     asked = []

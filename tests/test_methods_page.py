@@ -14,7 +14,7 @@ PAGE = (ROOT / "docs" / "methods.md").read_text()
 TESTS = set(
     re.findall(r"^def (test_\w+)", "".join(f.read_text() for f in (ROOT / "tests").glob("test_*.py")), re.M)
 )
-PAPERS = ("tsdsr", "dfosd", "tadsr")
+PAPERS = ("tsdsr", "dfosd", "tadsr", "osediff", "sinsr")
 
 
 def section(name: str) -> str:

@@ -10,15 +10,25 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import featurenets
-from .bases import BASES, CompactConfig
+from .bases import BASES, CompactConfig, ResShiftConfig, SD3Config, SD21Config
 from .data.pairs import DataConfig
 from .errors import ConfigError
-from .methods import METHODS, DFOSDConfig, TADSRConfig, TeacherConfig, TSDSRConfig
+from .methods import (
+    METHODS,
+    DFOSDConfig,
+    OSEDiffConfig,
+    SinSRConfig,
+    TADSRConfig,
+    TeacherConfig,
+    TSDSRConfig,
+)
 
-PRECISIONS = ("auto", "fp32", "bf16")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+SHARDING = ("none", "full")
 NETWORKS = ("teacher", *featurenets.NETWORKS)
 
-MethodConfig = TeacherConfig | TSDSRConfig | DFOSDConfig | TADSRConfig
+BaseConfig = CompactConfig | SD3Config | SD21Config | ResShiftConfig
+MethodConfig = TeacherConfig | TSDSRConfig | DFOSDConfig | TADSRConfig | OSEDiffConfig | SinSRConfig
 
 
 @dataclass(frozen=True)
@@ -27,21 +37,31 @@ class TrainConfig:
 
     steps: int = 20_000
     batch: int = 16
+    """Samples of one step, over all processes and forward passes."""
+    micro: int = 0
+    """Samples of one forward pass of a process, whose gradients are added up; 0: its whole share at once."""
     lr: float = 1e-3
     lr_critic: float = 1e-4
     lr_min: float = 0.02
     """Where the cosine ends, as a share of lr."""
+    schedule_critic: bool = True
+    """Whether lr_critic follows the same cosine; False: after the warm-up it stays as it is."""
     warmup: int = 200
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     clip: float = 1.0
-    """Largest norm of the gradient."""
+    """Largest norm of the gradient; 0: as large as it is."""
     ema: float = 0.999
     precision: str = "auto"
-    """auto, fp32 or bf16; auto is bf16 where the hardware has it."""
+    """auto, fp32, bf16 or fp16; auto is bf16 where the hardware has it, else fp32."""
+    sharding: str = "none"
+    """Several processes: "none", each holds all weights; "full", they split them, where the whole network is
+    trained."""
     seed: int = 0
     save_every: int = 500
     validate_every: int = 1000
+    early: tuple[int, ...] = (0, 1, 10, 100)
+    """Steps after which a sheet of samples is kept, without scores."""
     keep: str = "best"
     """Which averaged weights are written: those with the "best" held-out score, or the "last"."""
     init: str = ""
@@ -62,18 +82,23 @@ class TrainConfig:
         for name in ("steps", "batch", "save_every", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"expected train.{name} to be 1 or more, found {getattr(self, name)}")
-        for name in ("lr", "lr_critic", "clip"):
+        for name in ("lr", "lr_critic"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"expected train.{name} to be more than 0, found {getattr(self, name)}")
-        for name in ("lr_min", "warmup", "weight_decay"):
+        for name in ("micro", "lr_min", "warmup", "weight_decay", "clip"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"expected train.{name} to be 0 or more, found {getattr(self, name)}")
         for name, value in (("ema", self.ema), ("betas", self.betas[0]), ("betas", self.betas[1])):
             if not 0 <= value < 1:
                 raise ConfigError(f"expected train.{name} to be from 0 to less than 1, found {value}")
-        if self.precision not in PRECISIONS:
+        for name, known in (("precision", PRECISIONS), ("sharding", SHARDING)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"expected train.{name} to be {', '.join(known)}, found “{getattr(self, name)}”"
+                )
+        if self.sharding == "full" and self.precision == "fp16":
             raise ConfigError(
-                f"expected train.precision to be {', '.join(PRECISIONS)}, found “{self.precision}”"
+                "expected train.precision to be fp32 or bf16 with train.sharding full, found “fp16”: set bf16"
             )
         if self.keep not in ("best", "last"):
             raise ConfigError(f"expected train.keep to be best or last, found “{self.keep}”")
@@ -90,7 +115,7 @@ class Run:
     """A recipe with its overrides, resolved."""
 
     name: str
-    base: CompactConfig = field(default_factory=CompactConfig)
+    base: BaseConfig = field(default_factory=CompactConfig)
     method: MethodConfig = field(default_factory=TeacherConfig)
     data: DataConfig = field(default_factory=DataConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -23,13 +23,13 @@ The ablations of the paper, as settings:
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Terms, filled
+from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Terms, filled, start
 from ..errors import ConfigError
 from ..losses import edge_loss, grid_loss
 from ..process import Process
@@ -134,7 +134,8 @@ class DFOSD:
 
     def generate(self, batch: Batch) -> Tensor:
         """z_hat_H in one step."""
-        return one_step(self.student, batch.cond.y, self.config.t_student, batch.cond)
+        z_l = start(self.student.process, self.config.t_student, batch.cond.y)
+        return one_step(self.student, z_l, self.config.t_student, batch.cond)
 
     def generator_loss(self, batch: Batch, z_hat: Tensor) -> Terms:
         """L_spatial + lambda_1 L_G; the adversarial term has the discriminator's name."""
@@ -143,7 +144,7 @@ class DFOSD:
         terms = spatial_loss(c, x_hat, x_hq, self.distance)
         if self.critic is not None:
             t, eps = self.critic.draw(z_hat)
-            terms[self.name] = c.lambda_adv * adversarial_loss(self.critic(z_hat, t, eps, batch.cond))
+            terms[self.name] = c.lambda_adv * adversarial_loss(self.critic(z_hat, t, eps, batch.told))
         if c.weight_edge:
             terms["edge"] = c.weight_edge * edge_loss(x_hat, x_hq)
         if c.weight_grid:
@@ -155,7 +156,7 @@ class DFOSD:
         if self.critic is None:
             return {}
         t, eps = self.critic.draw(z_fake)
-        fake, real = self.critic(z_fake, t, eps, batch.cond), self.critic(batch.z_hq, t, eps, batch.cond)
+        fake, real = self.critic(z_fake, t, eps, batch.told), self.critic(batch.z_hq, t, eps, batch.told)
         self.critic.adapt(real)
         return {self.name: discriminator_loss(fake, real)}
 
@@ -249,8 +250,8 @@ class NoiseAwareDiscriminator(nn.Module):
     def forward(self, z: Tensor, t: Tensor, eps: Tensor, cond: Cond) -> list[Tensor]:
         """Clean latents z [B, C, h, w], t [B], eps -> logits [B, 1, h_i, w_i] of each map that votes."""
         if not self.config.condition_discriminator:
-            cond = Cond(torch.zeros_like(cond.image), cond.y)
-        maps = self.trunk(diffuse(self.trunk.process, z, t, eps, cond.y), t, cond)
+            cond = replace(cond, image=torch.zeros_like(cond.image))
+        maps = self.trunk(diffuse(self.trunk.process, self.trunk.latent(z), t, eps, cond.y), t, cond)
         return [head(m).float() for head, m in zip(self.heads, maps[self.first :], strict=True)]
 
     def adapt(self, real: list[Tensor]) -> None:

@@ -32,6 +32,8 @@ from ..process import Process
 Predictor = Callable[[Tensor, Tensor, Cond], Tensor]
 """F_phi: (z_t, t, cond) -> z_0."""
 
+KERNEL = 9
+"""Tokens that a head sees at once, around a ring of all (released)."""
 CHOICES = {"score": ("hsd", "sds"), "noise": ("normal", "uniform"), "weighting": ("heads", "tokens")}
 
 
@@ -140,13 +142,13 @@ class TADSR:
         self.t = draw_t(self.config.t_dis, z_fake)
         self.eps = draw_eps(self.config.noise, z_fake)
         with torch.no_grad():
-            maps_real, maps_fake = self.maps(batch.z_hq, batch.cond), self.maps(z_fake, batch.cond)
+            maps_real, maps_fake = self.maps(batch.z_hq, batch.told), self.maps(z_fake, batch.told)
         real, fake = self.critic(maps_real, self.t), self.critic(maps_fake, self.t)
         return {"gan": adversarial_critic(real, fake, self.config.weighting)}
 
     def generator_loss(self, batch: Batch, z_hat: Tensor) -> Terms:
         """`distill`, `hsd` or `sds`, and `gan`: the terms of Eq. (13) (Algorithm 1, lines 18 to 24)."""
-        c, cond, process = self.config, batch.cond, self.process
+        c, cond, process = self.config, batch.told, self.process
         terms: Terms = {}
         if c.weight_distill or (c.lambda_hsd and c.score == "hsd"):
             z_tch = sample(self.teacher, process, self.z_T, times(process, c.teacher_steps), cond)
@@ -269,8 +271,16 @@ class TimeAwareDiscriminator(nn.Module):
         self.heads = nn.ModuleList(head(width, c_dim) for width in widths)
 
     def forward(self, maps: list[Tensor], t: Tensor) -> list[Tensor]:
-        """Maps [B, C_k, h_k, w_k] and their times [B] -> logits [B, c_dim, h_k w_k] float32."""
+        """Maps [B, C_k, h_k, w_k] and their times [B] -> logits [B, c_dim, h_k w_k] float32.
+
+        Raises ConfigError for a map that is too small for the heads.
+        """
         embedding = sinusoid(t, self.embed_dim)
+        if (least := min(one[0, 0].numel() for one in maps)) < KERNEL // 2:
+            raise ConfigError(
+                f"expected maps of {KERNEL // 2} positions or more for the discriminator of TAD-SR, found "
+                f"one of {least}: make data.patch larger"
+            )
         # contiguous: on channels-last maps that need no gradient themselves, the backward pass of GroupNorm's
         # weights crashes PyTorch 2.13 on the CPU.
         return [
@@ -316,7 +326,7 @@ def head(width: int, c_dim: int) -> nn.Sequential:
     def block(kernel: int) -> tuple[nn.Module, ...]:
         return conv(width, width, kernel), nn.GroupNorm(groups(width, 4), width), nn.LeakyReLU(0.2)
 
-    return nn.Sequential(*block(1), Residual(*block(9)), conv(width, c_dim, 1))
+    return nn.Sequential(*block(1), Residual(*block(KERNEL)), conv(width, c_dim, 1))
 
 
 def conv(width: int, out: int, kernel: int) -> nn.Module:

@@ -79,12 +79,17 @@ class Teacher:
         return len(batch.x_lq) - round(self.config.slot_share * len(batch.x_lq))
 
     def generate(self, batch: Batch) -> Tensor:
-        """The slot's z_hat of the images after `split`."""
-        n = self.split(batch)
-        y, image = batch.cond.y[n:], batch.cond.image[n:]
-        if not len(y):
-            return y
-        z_hat: Tensor = y + self.student(torch.zeros_like(y), image, y.new_full((len(y),), math.inf))
+        """The slot's z_hat of the images after `split`; the denoiser's error on the first ones is kept."""
+        n, y = self.split(batch), batch.cond.y
+        z_hat = y[n:]
+        if len(z_hat):
+            slot = torch.zeros_like(z_hat), batch.cond.image[n:], y.new_full((len(z_hat),), math.inf)
+            z_hat = z_hat + self.student(*slot)
+        if n:
+            r0 = (batch.z_hq - y)[:n]
+            self.s = sample_s(self.config, n, r0.device)
+            w = r0 + self.s.view(-1, 1, 1, 1) * torch.randn_like(r0)
+            self.error = (self.student(w, batch.cond.image[:n], self.s) - r0).square().mean(dim=(1, 2, 3))
         return z_hat
 
     def generator_loss(self, batch: Batch, z_hat: Tensor) -> Terms:
@@ -92,12 +97,8 @@ class Teacher:
         c, sd, n = self.config, self.sigma_data, self.split(batch)
         terms: Terms = {}
         if n:
-            r0 = (batch.z_hq - batch.cond.y)[:n]
-            s = sample_s(c, n, r0.device)
-            w = r0 + s.view(-1, 1, 1, 1) * torch.randn_like(r0)
-            error = (self.student(w, batch.cond.image[:n], s) - r0).square().mean(dim=(1, 2, 3))
-            weight = 1 / sd**2 + 1 / s**2  # 1 / c_out^2
-            terms["denoise"] = c.weight_denoise * (weight * error).mean()
+            weight = 1 / sd**2 + 1 / self.s**2  # 1 / c_out^2
+            terms["denoise"] = c.weight_denoise * (weight * self.error).mean()
         if len(z_hat):
             terms["slot"] = c.weight_slot * (z_hat - batch.z_hq[n:]).abs().mean() / sd
             x_hat, x_hq = self.decode(z_hat), batch.x_hq[n:]

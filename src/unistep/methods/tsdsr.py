@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, filled, guide
+from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, filled, guide, join
 from ..errors import ConfigError
 from ..losses import push
 from ..process import Process
@@ -149,7 +149,7 @@ class TSDSR:
         student, teacher = (base.denoiser(role, config.process) for role in ("student", "teacher"))
         score = base.denoiser("score", config.process) if config.gamma else None
         if score is not None and config.guidance != 1 and not base.guided:
-            raise unguided(config)
+            raise unguided(config.guidance)
         lpips = perceptual("lpips") if config.weight_lpips else None
         return cls(config, student, teacher, score, base.decode, lpips)
 
@@ -168,7 +168,7 @@ class TSDSR:
             bias = int(torch.randint(-BIAS, BIAS, ())) if c.dasm_random_bias else 0
             null = self.null(batch)
             vsd_sum, tsm_sum = directions(
-                self.teacher, self.critic, z_hat.detach(), batch.z_hq, eps, t, batch.cond, null, c, bias
+                self.teacher, self.critic, z_hat.detach(), batch.z_hq, eps, t, batch.told, null, c, bias
             )
             pushed = z_hat.detach() if c.released_no_grad else z_hat
             terms["tsd"] = c.gamma * push(pushed, tsd(vsd_sum, tsm_sum, c.lambda_vsd))
@@ -185,8 +185,8 @@ class TSDSR:
         t, eps = self.draw(z_fake)
         if self.config.released_score:
             u = torch.randn(len(t), device=t.device)
-            return {"score": score_loss_released(self.critic, z_fake, eps, t, u, batch.cond)}
-        return {"score": score_loss(self.critic, z_fake, eps, t, batch.cond)}
+            return {"score": score_loss_released(self.critic, z_fake, eps, t, u, batch.told)}
+        return {"score": score_loss(self.critic, z_fake, eps, t, batch.told)}
 
     def draw(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Lines 8 and 23: t [B] from t_min to t_max, both included, and eps."""
@@ -198,14 +198,14 @@ class TSDSR:
         if self.config.guidance == 1:
             return None
         if batch.null is None:
-            raise unguided(self.config)
+            raise unguided(self.config.guidance)
         return batch.null
 
 
-def unguided(c: TSDSRConfig) -> ConfigError:
+def unguided(guidance: float) -> ConfigError:
     """What there is to say where guidance finds no null condition."""
     return ConfigError("expected method.guidance to be 1 on a base without a null condition, "
-                       f"found {c.guidance}; set method.guidance=1")  # fmt: skip
+                       f"found {guidance}; set method.guidance=1")  # fmt: skip
 
 
 def weight(process: Process, t: Tensor) -> Tensor:
@@ -297,11 +297,6 @@ def predict(net: Denoiser, z_t: Tensor, t: Tensor, cond: Cond, null: Cond | None
         return z0
     z0, z0_null = net(torch.cat([z_t, z_t]), torch.cat([t, t]), join(cond, null)).chunk(2)
     return guide(z0, z0_null, guidance)
-
-
-def join(*conds: Cond) -> Cond:
-    """The conditions of several batches as those of one."""
-    return Cond(torch.cat([c.image for c in conds]), torch.cat([c.y for c in conds]))
 
 
 def reconstruction(
