@@ -4,8 +4,8 @@ import dataclasses
 import json
 import math
 from collections import Counter
-from pathlib import Path
 
+import goldens
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,13 +13,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from unistep.data import degrade as module
-from unistep.data.degrade import DEGRADATIONS, Degradation, Draw, degrade, poisson_noise
+from unistep.data import filters
+from unistep.data.degrade import (
+    DEGRADATIONS,
+    Degradation,
+    Draw,
+    FaceDegradation,
+    degrade,
+    poisson_noise,
+    without_grey,
+)
 from unistep.data.filters import bivariate_kernel, filter2d, jpeg, sinc_kernel, usm_sharpen
 from unistep.errors import ConfigError
 
-GOLDEN = Path(__file__).parent / "golden" / "degradation"
+GOLDEN = goldens.GOLDEN / "degradation"
 TENSORS = load_file(GOLDEN / "tensors.safetensors")
 KERNELS = json.loads((GOLDEN / "kernels.json").read_text())["kernels"]
 IMG = TENSORS["img"]
@@ -118,13 +128,20 @@ LIGHT = REALESRGAN | {
     "jpeg_range": (60, 95), "second_blur_prob": 0.5, "resize_range2": (0.6, 1.2), "noise_range2": (1, 12),
     "poisson_scale_range2": (0.05, 1), "jpeg_range2": (60, 100),
 }  # fmt: skip
+FACES = {
+    "scale": 1, "blur_kernel_size": 41, "kernel_list": ("iso", "aniso"), "kernel_prob": (0.5, 0.5),
+    "blur_sigma": (0.1, 15), "downsample_range": (0.8, 32), "noise_range": (0, 20), "jpeg_range": (30, 100),
+    "gray_prob": 0.01,
+}  # fmt: skip
+"""ResShift's faceir_gfpgan512_lpips.yaml."""
 
 
 def test_presets_hold_the_published_values():
     assert dataclasses.asdict(DEGRADATIONS["realesrgan"]) == REALESRGAN
     assert dataclasses.asdict(DEGRADATIONS["light"]) == LIGHT
     assert not DEGRADATIONS["bicubic"].second_order
-    assert set(DEGRADATIONS) == {"realesrgan", "light", "bicubic", "mild"}
+    assert dataclasses.asdict(DEGRADATIONS["faces"]) == FACES
+    assert set(DEGRADATIONS) == {"realesrgan", "light", "bicubic", "mild", "faces"}
 
 
 # Pairs
@@ -162,11 +179,13 @@ def test_other_seeds_and_indices_give_other_pairs():
 def test_any_size_gives_8_bit_values_in_range(h, w, name, index, usm):
     x = photographs(1, 4 * h, 4 * w, index % 1000)
     lq, hq = degrade(x, name, seed=index % 7, indices=[index], usm=usm)
+    h, w = (4 * side // DEGRADATIONS[name].scale for side in (h, w))
     assert lq.shape == (1, 3, h, w) and hq.shape == x.shape and lq.dtype == hq.dtype == torch.float32
     for image in (lq, hq):
         assert image.min() >= 0 and image.max() <= 1
     assert torch.equal((lq * 255).round() / 255, lq)
-    assert usm or torch.equal(hq, x)
+    grey = name == "faces" and torch.equal(hq, hq[:, :1].expand_as(hq))
+    assert usm or grey or torch.equal(hq, x)
 
 
 def test_usm_sharpens_both():
@@ -311,7 +330,7 @@ def test_small_kernels():
 def test_wrong_use_is_refused():
     with pytest.raises(ConfigError, match="sides divisible by 4, found 33x32"):
         degrade(torch.zeros(1, 3, 32, 33), "light", seed=0, indices=[0])
-    with pytest.raises(ConfigError, match="out of realesrgan, light, bicubic, mild, found “lite”"):
+    with pytest.raises(ConfigError, match="out of realesrgan, light, bicubic, mild, faces, found “lite”"):
         degrade(torch.zeros(1, 3, 32, 32), "lite", seed=0, indices=[0])
     with pytest.raises(ValueError):
         degrade(torch.zeros(2, 3, 32, 32), "light", seed=0, indices=[0])
@@ -322,3 +341,138 @@ def test_tensors_stay_on_their_device(device="meta"):
     x = torch.empty(2, 3, 32, 32, device=device)
     assert filter2d(x, sinc_kernel(7, 2.0)).device == x.device
     assert jpeg(x, 50.0).device == usm_sharpen(x).device == x.device
+
+
+def test_random_numbers_and_tables_are_made_on_the_cpu():
+    """Whatever torch's default device is: each tensor is then moved to where the image is.
+
+    On the device "meta" whatever did not say where it is made would have no values, and raise.
+    """
+    x = photographs(2, 48, 48)
+    for name in DEGRADATIONS:
+        expected = degrade(x, name, seed=1, indices=[4, 9], usm=True)
+        filters._dct.cache_clear()
+        with torch.device("meta"):
+            found = degrade(x, name, seed=1, indices=[4, 9], usm=True)
+        filters._dct.cache_clear()
+        assert all(torch.equal(*both) for both in zip(found, expected, strict=True))
+
+
+class Elsewhere(TorchFunctionMode):
+    """Counts the calls that bring an image's values to Python or to the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left: Counter[str] = Counter()
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        name = getattr(func, "__name__", "")
+        given = next((a for a in args if isinstance(a, Tensor)), None)
+        if (
+            name in ("cpu", "numpy", "tolist", "item", "__float__", "__int__", "__bool__")
+            and given.numel() > 1
+        ):
+            self.left[name] += 1
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_images_stay_where_they_are(name, monkeypatch):
+    """Photons alone are drawn on the CPU, where the generator is."""
+    x, photons = photographs(1, 48, 48), []
+    monkeypatch.setattr(module, "poisson_noise", lambda *a, **k: photons.append(1) or poisson_noise(*a, **k))
+    for index in range(6):
+        with Elsewhere() as mode:
+            photons.clear()
+            degrade(x, name, seed=0, indices=[index])
+        assert dict(mode.left) == ({"cpu": len(photons)} if photons else {})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", DEGRADATIONS)
+def test_a_gpu_gives_what_the_cpu_gives(name):
+    x, indices = photographs(8, 128, 128), list(range(8))
+    here, there = (degrade(y, name, seed=0, indices=indices) for y in (x, x.cuda()))
+    for one, other in zip(here, there, strict=True):
+        assert other.is_cuda
+        gap = (one - other.cpu()).abs() * 255
+        assert gap.mean() < 0.5 and (gap > 1.5).float().mean() < 0.05
+
+
+# Faces
+
+
+def faces(**settings) -> FaceDegradation:
+    """Without damage but for the settings."""
+    none = {"blur_sigma": (0.01, 0.01), "downsample_range": (1, 1), "noise_range": (0, 0),
+            "jpeg_range": (99, 99), "gray_prob": 0.0}  # fmt: skip
+    return FaceDegradation(**none | settings)
+
+
+def test_each_part_of_the_degradation_of_faces():
+    x = photographs(1, 64, 80)
+
+    def made(**settings) -> Tensor:
+        lq, hq = degrade(x, faces(**settings), seed=0, indices=[3])
+        assert lq.shape == x.shape and torch.equal(hq, x)
+        return lq
+
+    def eight(y: Tensor) -> Tensor:
+        return (y.clamp(0, 1) * 255).round() / 255
+
+    assert torch.equal(made(), eight(jpeg(x, 99.0)))
+    assert torch.equal(made(jpeg_range=(30, 30)), eight(jpeg(x, 30.0)))
+    kernel = bivariate_kernel(41, 2.0, 2.0, 0.0, isotropic=True)
+    blurred = made(blur_sigma=(2, 2), kernel_list=("iso",), kernel_prob=(1.0,))
+    torch.testing.assert_close(blurred, eight(jpeg(filter2d(x, kernel), 99.0)), atol=1.01 / 255, rtol=0)
+    small = F.interpolate(x, (21, 26), mode="bilinear")  # sides are rounded down
+    enlarged = F.interpolate(jpeg(small, 99.0), (64, 80), mode="bilinear")
+    assert torch.equal(made(downsample_range=(3, 3)), eight(enlarged))
+    grain = made(noise_range=(20, 20)) - made()
+    assert 12 / 255 < grain.std() < 22 / 255 and grain.mean().abs() < 3 / 255
+    assert (grain - grain.mean(dim=1, keepdim=True)).std() > 8 / 255  # in colour
+
+
+def test_a_grey_pair_is_grey_on_both_sides():
+    x = photographs(1, 32, 32)
+    lq, hq = degrade(x, faces(gray_prob=1.0), seed=0, indices=[0])
+    for image in (lq, hq):
+        assert torch.equal(image, image[:, :1].expand_as(image))
+    luma = (x * torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    torch.testing.assert_close(hq[:, :1], luma)
+    one, two = (degrade(x, p, seed=0, indices=[0]) for p in (faces(), without_grey(faces(gray_prob=1.0))))
+    assert torch.equal(one[0], two[0]) and torch.equal(two[1], x)
+    found = [degrade(x[..., :16, :16], "faces", seed=0, indices=[i])[1] for i in range(400)]
+    assert 0 < sum(torch.equal(hq, hq[:, :1].expand_as(hq)) for hq in found) < 14  # one in a hundred
+
+
+def test_values_of_the_degradation_of_faces(monkeypatch):
+    """Over 300 images: every range is used to its ends and not left."""
+    sizes, qualities, sigmas, kinds, factors, noises = set(), [], [], Counter(), [], []
+
+    def kernel(size, sx, sy, theta, *, isotropic):
+        sizes.add(size)
+        sigmas.extend((sx, sy))
+        kinds[isotropic] += 1
+        assert -math.pi <= theta <= math.pi
+        return bivariate_kernel(7, sx, sy, theta, isotropic=isotropic)
+
+    def noise(self, shape, like):
+        factors.append(64 / shape[-1])
+        return torch.ones(shape)
+
+    def compressed(x, quality):
+        qualities.append(quality)
+        noises.append((x.median() * 255).item())
+        return x
+
+    monkeypatch.setattr(module, "bivariate_kernel", kernel)
+    monkeypatch.setattr(module, "jpeg", compressed)
+    monkeypatch.setattr(Draw, "normal", noise)
+    for i in range(300):
+        degrade(torch.zeros(1, 3, 64, 64), "faces", seed=0, indices=[i])
+    assert sizes == {41} and 0.4 < kinds[True] / 300 < 0.6
+    assert 0.1 <= min(sigmas) < 0.5 and 14.5 < max(sigmas) <= 15
+    assert 30 <= min(qualities) < 32 and 98 < max(qualities) <= 100
+    assert min(factors) < 1 and max(factors) == 32
+    assert 0 <= min(noises) < 1 and 19 < max(noises) <= 20

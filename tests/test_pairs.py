@@ -1,7 +1,12 @@
 """Photographs on disk: hold-out, the same pairs whatever the workers, written pairs, and bad folders."""
 
 import csv
+import gzip
+import hashlib
+import io
 import os
+import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from unistep import progress
+from unistep.config import Run
+from unistep.data import sources
 from unistep.data.degrade import DEGRADATIONS, degrade
 from unistep.data.pairs import DataConfig, Pairs, Photographs, batches, load_rgb, write_pairs
 from unistep.errors import ConfigError, DataError, ImageError
+from unistep.progress import Validation
 
 
 def picture(path: Path, width: int = 48, height: int = 40, seed: int = 0) -> Path:
@@ -107,8 +116,10 @@ def test_pairs_are_the_same_whatever_workers_and_batch(folder):
     for workers, batch in ((0, 4), (1, 3), (2, 6)):
         pairs = Pairs(files, config, seed=3, length=12)
         pairs.preload()
-        for i, both in enumerate(zip(*batches(pairs, batch, workers), strict=False)):
-            x = torch.cat(both)
+        made = list(batches(pairs, batch, workers))
+        assert [index for samples in made for index in samples.indices] == list(range(12))
+        for i, name in enumerate(("x_lq", "x_hq")):
+            x = torch.cat([getattr(samples, name) for samples in made])
             assert torch.equal(x, torch.stack([pair[i] for pair in one_by_one]))
 
 
@@ -126,16 +137,16 @@ def test_pairs_hold_what_was_cropped(tmp_path):
     x = load_rgb(file).float() / 255 * 2 - 1
     turns = [torch.rot90(x, k, (1, 2)) for k in range(4)]
     turns += [turn.flip(2) for turn in turns]
-    seen, presets = set(), set()
+    seen, presets, every = set(), set(), set(DEGRADATIONS) - {"faces"}
     pairs = Pairs([file], DataConfig(patch=32), seed=0)
     for i in range(60):
         x_lq, x_hq = pairs[i]
         assert x_lq.shape == (3, 8, 8) and x_hq.shape == (3, 32, 32) and x_lq.abs().max() <= 1
         seen |= {k for k, turn in enumerate(turns) if torch.allclose(turn, x_hq, atol=1e-6)}
-        for name in DEGRADATIONS:
+        for name in every:
             lq, _ = degrade((x_hq[None] + 1) / 2, name, seed=1, indices=[i])
             presets |= {name} if torch.allclose(lq[0] * 2 - 1, x_lq, atol=1e-2) else set()
-    assert seen == set(range(8)) and presets == set(DEGRADATIONS)
+    assert seen == set(range(8)) and presets == every
 
 
 def test_crops_reach_every_corner(tmp_path):
@@ -182,6 +193,10 @@ def test_small_and_broken_images_are_named(tmp_path):
         ({"degradations": {"light": 2.0, "bicubic": -1.0}}, "more than 0"),
         ({"holdout": 1.0}, "data.holdout"),
         ({"workers": -1}, "data.workers"),
+        ({"memory": -1.0}, "data.memory"),
+        ({"shard": 0}, "data.shard"),
+        ({"degrade_on": "gpu"}, "data.degrade_on to be cpu or device, found “gpu”"),
+        ({"latents": "bf16"}, "data.latents to be fp32 or fp16, found “bf16”"),
     ],
 )
 def test_bad_settings(settings, message):
@@ -272,3 +287,232 @@ def test_nothing_to_write(tmp_path):
         write_pairs(tmp_path / "absent", tmp_path / "out", report=loud)
     with pytest.raises(ConfigError, match="found “strong”"):
         write_pairs(picture(tmp_path / "a.png"), tmp_path / "out", "strong", report=loud)
+
+
+# Archives
+
+
+def archive(path: Path, files: dict[str, Path | bytes]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name, content in files.items():
+            data = content if isinstance(content, bytes) else content.read_bytes()
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def told(folder) -> Path:
+    """The folder with more kinds and depths, and texts of three pictures."""
+    picture(folder / "sub" / "x.jpg", 60, 50, 7)
+    picture(folder / "sub-2" / "x.webp", 50, 60, 8)
+    for name, text in (("0", "a cat"), ("sub/x", " two\nlines "), ("3", "")):
+        (folder / f"{name}.txt").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_archives_are_as_the_folder_that_they_hold(told, tmp_path, workers):
+    """Whatever the order of the members and the number of archives, with loose files beside them or not."""
+    names = [p.relative_to(told).as_posix() for p in told.rglob("*") if p.is_file()]
+    names.sort(key=lambda name: hashlib.sha256(name.encode()).digest())
+    archive(tmp_path / "one" / "all.tar", {f"./{name}": told / name for name in names})
+    for i in range(2):
+        members = {n: told / n for n in names if (ord(n[0]) + (n == "2.png")) % 2 == i}
+        archive(tmp_path / "two" / f"{i}" / "part.tar", members)
+    shutil.copytree(told, tmp_path / "mixed")
+    archive(tmp_path / "mixed" / "0.TAR", {n: tmp_path / "mixed" / n for n in names if n.startswith("sub/")})
+    shutil.rmtree(tmp_path / "mixed" / "sub")
+    pictures = sorted(told / name for name in names if not name.endswith(".txt"))
+    assert list(Photographs(told, 0.0).names) == pictures  # in the order of paths, "sub" before "sub-2"
+    config = DataConfig(patch=32, prompts=True, degradations={"bicubic": 1.0})
+    for share in (0.0, 0.4):
+        expected = Photographs(told, share)
+        samples = next(batches(Pairs(expected.train, config, 0, length=16), 16, workers))
+        for name in ("one", "two", "mixed"):
+            found = Photographs(tmp_path / name, share)
+            assert found.digest() == expected.digest() and found.texts() == expected.texts()
+            for side in ("train", "held_out"):
+                ours, theirs = ([s.photograph[p] for p in getattr(s, side)] for s in (found, expected))
+                assert ours == theirs
+            again = next(batches(Pairs(found.train, config, 0, length=16), 16, workers))
+            assert torch.equal(again.x_lq, samples.x_lq) and torch.equal(again.x_hq, samples.x_hq)
+            assert again.texts == samples.texts and again.indices == samples.indices
+    assert None in samples.texts and len(set(samples.texts)) > 2
+
+
+def test_a_manifest_holds_for_archives(told, tmp_path):
+    out = archive(tmp_path / "tars" / "a.tar", {f"{i}.png": told / f"{i}.png" for i in range(5)}).parent
+    (out / "manifest.csv").write_text("file,repo,path\n0.png,r,same\n1.png,r,same\n")
+    split = Photographs(out, 0.0)
+    assert len(set(split.photograph.values())) == 4
+
+
+def test_only_pictures_of_an_archive_count(told, tmp_path):
+    file = archive(tmp_path / "tars" / "a.tar", {
+        "../../up.png": told / "0.png", "/abs.png": told / "1.png", ".hidden.png": told / "2.png",
+        "cls.cls": b"7", "json.json": b"{}", "b.PNG": told / "3.png",
+    })  # fmt: skip
+    with tarfile.open(file, "a") as tar:
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE):
+            entry = tarfile.TarInfo(f"{kind.decode()}.png")
+            entry.type, entry.linkname = kind, "b.PNG"
+            tar.addfile(entry)
+    found = Photographs(file.parent, 0.0)
+    assert sorted(found.names.values()) == ["../../up.png", "/abs.png", "b.PNG"]
+    before = sorted(tmp_path.rglob("*"))
+    for photo, name in zip(found.train, ("0", "1", "3"), strict=True):
+        assert torch.equal(load_rgb(photo), load_rgb(told / f"{name}.png"))
+    assert sorted(tmp_path.rglob("*")) == before  # nothing is extracted
+
+
+def cut(data: bytes, how: str) -> bytes:
+    return {
+        "cut in a member": data[: 512 + 100],
+        "cut in a header": data[: data.rindex(b"1.png") + 100],
+        "no archive": b"plain text " * 100,
+        "compressed": gzip.compress(data),
+        "header": data[: data.rindex(b"1.png") + 120] + b"zzzz" + data[data.rindex(b"1.png") + 124 :],
+        "empty": b"",
+    }[how]
+
+
+@pytest.mark.parametrize(
+    "how", ["cut in a member", "cut in a header", "no archive", "compressed", "header", "empty"]
+)
+def test_a_damaged_archive_is_named_skipped_and_counted(told, tmp_path, how):
+    good = archive(tmp_path / "tars" / "good.tar", {"2.png": told / "2.png"})
+    bad = archive(tmp_path / "tars" / "bad.tar", {f"{i}.png": told / f"{i}.png" for i in range(2)})
+    bad.write_bytes(cut(bad.read_bytes(), how))
+    lines: list[str] = []
+    found = Photographs(good.parent, 0.0, report=lines.append)
+    assert list(found.names.values()) == ["2.png"]
+    assert len(lines) == 2 and "bad.tar: expected a" in lines[0] and lines[1] == "1 of 2 files skipped"
+    with pytest.raises(DataError, match=r"bad\.tar"):
+        Photographs(good.parent, 0.0, strict=True)
+    good.unlink()
+    with pytest.raises(DataError, match=r"bad\.tar"):
+        Photographs(good.parent, 0.0)
+
+
+def test_an_archive_without_pictures(tmp_path):
+    archive(tmp_path / "a.tar", {"a.txt": b"words"})
+    with pytest.raises(DataError, match="expected images in its archives, found none"):
+        Photographs(tmp_path, 0.0)
+
+
+def test_a_member_is_named_in_its_error(told, tmp_path, monkeypatch):
+    out = archive(tmp_path / "tars" / "a.tar", {"ok.png": told / "0.png", "bad.png": b"no picture"}).parent
+    pairs = Pairs(Photographs(out, 0.0).train, DataConfig(patch=32), 0)
+    lines: list[str] = []
+    pairs.preload(lines.append)
+    assert lines[0].startswith(f"skipped: {out / 'a.tar'}: bad.png: ") and lines[1] == "1 of 2 images skipped"
+    with pytest.raises(ImageError, match=r"a\.tar: bad\.png: "):
+        Pairs(Photographs(out, 0.0).train, DataConfig(patch=32, strict=True), 0).preload()
+    monkeypatch.setattr(sources, "LARGEST", 20)
+    with pytest.raises(DataError, match=r"a\.tar: ok\.png: expected at most 20 bytes"):
+        Pairs(Photographs(out, 0.0).train[1:], DataConfig(patch=32, strict=True), 0).preload()
+
+
+# What cannot be used
+
+
+def test_bad_images_are_named_skipped_and_counted(folder):
+    (folder / "1a.png").write_text("no image")
+    picture(folder / "1b.png", 31, 90)
+    files, lines = Photographs(folder, 0.0).train, []
+    pairs = Pairs(files, DataConfig(patch=32), seed=3)
+    pairs.preload(lines.append)
+    assert "1a.png: " in lines[0] and "1b.png: expected at least 32 pixels" in lines[1]
+    assert lines[2:] == ["2 of 7 images skipped"]
+    assert [file.name for file in files] == [f"{i}.png" for i in range(5)]  # the caller's list too
+    for name in ("1a.png", "1b.png"):
+        (folder / name).unlink()
+    clean = Pairs(Photographs(folder, 0.0).train, DataConfig(patch=32), seed=3)
+    assert all(torch.equal(*both) for i in range(6) for both in zip(pairs[i], clean[i], strict=True))
+
+
+def test_the_first_bad_image_stops_a_strict_run(folder):
+    (folder / "1a.png").write_text("no image")
+    with pytest.raises(ImageError, match=r"1a\.png"):
+        Pairs(Photographs(folder, 0.0).train, DataConfig(patch=32, strict=True), 0).preload()
+
+
+def test_memory_limits_what_is_kept(folder):
+    config = DataConfig(patch=32, memory=2.5 * 48 * 40 * 3 / 1e9)
+    few, all_ = (Pairs(Photographs(folder, 0.0).train, c, 0) for c in (config, DataConfig(patch=32)))
+    for pairs in (few, all_):
+        pairs.preload()
+    assert (len(few.cache), len(all_.cache)) == (2, 5)
+    assert all(torch.equal(*both) for i in range(8) for both in zip(few[i], all_[i], strict=True))
+
+
+# Texts
+
+
+def test_missing_texts_are_counted_once(told):
+    lines: list[str] = []
+    Pairs(Photographs(told, 0.0).train, DataConfig(patch=32, prompts=True), 0).preload(lines.append)
+    assert lines == ["4 of 7 images have no text of their own: base.prompt stands for it"]
+    assert Photographs(told, 0.0).texts() == ["", "a cat", "two lines"]
+    Pairs(Photographs(told, 0.0).train, DataConfig(patch=32), 0).preload(loud)
+
+
+# Scale 1
+
+
+FACES = DataConfig(patch=32, degradations={"faces": 1.0}, rotations=False)
+
+
+def test_faces_keep_their_size_and_stay_upright(tmp_path):
+    file = picture(tmp_path / "a.png", 32, 32)
+    x = load_rgb(file).float() / 255 * 2 - 1
+    found = [Pairs([file], FACES, seed=0)[i] for i in range(12)]
+    assert FACES.scale == 1 and all(x_lq.shape == x_hq.shape == x.shape for x_lq, x_hq in found)
+    assert {k for k, t in enumerate((x, x.flip(2))) for _, x_hq in found if torch.allclose(t, x_hq)} == {0, 1}
+    assert all(any(torch.allclose(t, x_hq) for t in (x, x.flip(2))) for _, x_hq in found)
+
+
+def test_presets_of_a_run_have_one_scale():
+    with pytest.raises(ConfigError, match=r"of one scale, found 1, 4 \(faces, light\): leave some out"):
+        DataConfig(degradations={"faces": 0.5, "light": 0.5})
+    assert DataConfig().scale == 4
+
+
+def test_validation_of_faces(folder, tmp_path, monkeypatch):
+    """Pairs, bicubic reference and the sheet's blocks are as large as the ground truth."""
+    for file in folder.iterdir():
+        picture(file, 96, 80, int(file.stem))
+    monkeypatch.setattr(progress, "swd", lambda x, reference: (x - reference).abs().mean((1, 2, 3)) + 1)
+    validate = Validation(Photographs(folder, 0.0), Run("faces", data=FACES), tmp_path)
+    [(x_lq, x_hq)] = validate.pairs.values()
+    assert list(validate.pairs) == ["faces"] and x_lq.shape == x_hq.shape == (5, 3, 80, 80)
+    scores = validate(1, lambda x: x)
+    assert scores["psnr_gain_faces"] == 0 and scores["swd_ratio_faces"] == 1
+    sheet = load_rgb(tmp_path / "sheets" / "step-0000001.png")
+    assert sheet.shape == (3, 5 * 80, 3 * 80)
+    assert torch.equal(sheet[:, :80, :80], (x_lq[0] * 255).round().byte())
+    assert torch.equal(sheet[:, :80, 160:], (x_hq[0] * 255).round().byte())
+
+
+def test_validation_skips_what_cannot_be_read(folder, tmp_path):
+    for file in folder.iterdir():
+        picture(file, 96, 80, int(file.stem))
+    (folder / "2.png").write_text("no image")
+    lines: list[str] = []
+    every, plain, strict = Photographs(folder, 0.0), DataConfig(patch=32), DataConfig(patch=32, strict=True)
+    validate = Validation(every, Run("test", data=plain), tmp_path, lines.append)
+    assert len(validate.pairs["light"][0]) == 4 and "2.png" in lines[0]
+    with pytest.raises(ImageError, match=r"2\.png"):
+        Validation(every, Run("test", data=strict), tmp_path)
+
+
+def test_crops_of_validation_are_as_large_as_the_run_s(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(Validation, "size", 64)
+    for file in folder.iterdir():
+        picture(file, 100, 130, int(file.stem))
+    for patch, side in ((32, 64), (80, 80), (128, 96)):
+        run = Run("test", data=DataConfig(patch=patch, degradations={"bicubic": 1.0}))
+        assert Validation(Photographs(folder, 0.0), run, tmp_path).pairs["light"][1].shape[-1] == side

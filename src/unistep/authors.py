@@ -173,6 +173,12 @@ def _embedding(file: Path) -> Tensor:
     return next(iter(tensors.values())).float()
 
 
+def embeddings(folder: Path) -> tuple[Tensor, Tensor]:
+    """([1, 333, 4096], [1, 2048]) of one text: TSD-SR's prompt_embeds and pool_embeds. Raises ModelError."""
+    prompt, pooled = (_embedding(_one_of(folder, stem)) for stem in ("prompt_embeds", "pool_embeds"))
+    return (prompt[None] if prompt.ndim == 2 else prompt), pooled.reshape(1, -1)
+
+
 def _one_of(folder: Path, stem: str) -> Path:
     for suffix in (".safetensors", ".pt"):
         if (file := folder / f"{stem}{suffix}").is_file():
@@ -185,9 +191,7 @@ def _tsdsr(src: Path, tensors: Tensors, values: Mapping[str, Any], request: Requ
     if request.prompt is not None:
         prompt, pooled = sd3.encode_prompt(base, request.prompt)
     else:
-        folder = request.embedding or src
-        prompt = _embedding(_one_of(folder, "prompt_embeds"))
-        pooled = _embedding(_one_of(folder, "pool_embeds"))
+        prompt, pooled = embeddings(request.embedding or src)
     parts = {name: part(tensors, f"{name}/") for name in ("transformer", "vae")}
     return sd3.build(base, parts, prompt, pooled, dtype=DTYPES[request.dtype], folded=not request.unfolded)
 

@@ -73,7 +73,8 @@ def measure(teacher: Denoiser, base: Base, x_lq: Tensor, x_hq: Tensor, steps: in
     outputs, one_step = (
         torch.cat([((base.decode(z).cpu() + 1) / 2).clamp(0, 1) for z in zs]) for zs in (samples, slots)
     )
-    bicubic = F.interpolate(x_lq, scale_factor=4, mode="bicubic").clamp(0, 1)
+    scale = x_hq.shape[-1] // x_lq.shape[-1]
+    bicubic = F.interpolate(x_lq, scale_factor=scale, mode="bicubic").clamp(0, 1)
     distance = swd(bicubic, x_hq).mean()
     return Gate(
         steps,

@@ -1,7 +1,9 @@
-"""The second-order Real-ESRGAN degradation (arXiv 2107.10833), seeded per image.
+"""The second-order Real-ESRGAN degradation (arXiv 2107.10833) and that of blind faces, seeded per image.
 
 `degrade` makes the low-quality image of a pair. Image `index` under `seed` always gets the same random
-numbers, whatever the batch or the worker that asks, so a data set is named by its seed.
+numbers, whatever the batch, the worker or the device that asks, so a data set is named by its seed. On an
+accelerator sums are rounded in another order: a pixel now and then falls on the next of its 256 levels, and
+photon noise, whose draws depend on all levels before, is then another draw of the same distribution.
 """
 
 import math
@@ -76,6 +78,27 @@ class Degradation:
                 )
 
 
+@dataclass(frozen=True)
+class FaceDegradation:
+    """Blind face restoration: x_lq = grey(up(jpeg(down(x * k) + n))), as large as x (GFPGAN, 2101.04061).
+
+    The defaults are those of ResShift's released training for faces (faceir_gfpgan512_lpips.yaml), which
+    starts TAD-SR's teacher; TAD-SR itself says only "a typical degradation model". Ours: JPEG is DiffJPEG's
+    (4:2:0, no entropy coding), where the reference calls OpenCV's encoder.
+    """
+
+    scale: int = 1
+    blur_kernel_size: int = 41
+    kernel_list: tuple[str, ...] = ("iso", "aniso")
+    kernel_prob: tuple[float, ...] = (0.5, 0.5)
+    blur_sigma: tuple[float, float] = (0.1, 15.0)
+    downsample_range: tuple[float, float] = (0.8, 32.0)
+    noise_range: tuple[float, float] = (0.0, 20.0)
+    jpeg_range: tuple[float, float] = (30.0, 100.0)
+    gray_prob: float = 0.01
+    """Both images of the pair become grey (gt_gray), so that no colour is invented for old photographs."""
+
+
 _LIGHT = Degradation(
     resize_range=(0.3, 1.5),
     noise_range=(1.0, 15.0),
@@ -87,7 +110,7 @@ _LIGHT = Degradation(
     poisson_scale_range2=(0.05, 1.0),
     jpeg_range2=(60.0, 100.0),
 )
-DEGRADATIONS: dict[str, Degradation] = {
+DEGRADATIONS: dict[str, Degradation | FaceDegradation] = {
     "realesrgan": Degradation(),  # OSEDiff's and Real-ESRGAN's values
     "light": _LIGHT,  # AdcSR's, S3Diff's and SeeSR's params_realesrgan
     "bicubic": replace(_LIGHT, second_order=False),
@@ -109,43 +132,58 @@ DEGRADATIONS: dict[str, Degradation] = {
         jpeg_range2=(75.0, 100.0),
         final_sinc_prob=0.4,
     ),
+    "faces": FaceDegradation(),
 }
 
 
 class Draw:
-    """The random numbers of one image: a generator seeded by (seed, index)."""
+    """The random numbers of one image, drawn on the CPU by a generator seeded by (seed, index)."""
 
     def __init__(self, seed: int, index: int):
         mixed = (seed * 0x9E3779B97F4A7C15 + index * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) % 2**63
-        self.generator = torch.Generator().manual_seed(mixed)
+        self.generator = torch.Generator("cpu").manual_seed(mixed)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        return low + (high - low) * torch.rand((), generator=self.generator, dtype=torch.float64).item()
+        return (
+            low
+            + (high - low)
+            * torch.rand((), generator=self.generator, dtype=torch.float64, device="cpu").item()
+        )
 
     def chance(self, probability: float) -> bool:
         return self.uniform() < probability
 
     def integer(self, n: int) -> int:
         """Uniform in 0 .. n - 1."""
-        return int(torch.randint(n, (), generator=self.generator).item())
+        return int(torch.randint(n, (), generator=self.generator, device="cpu").item())
 
     def pick(self, probabilities: tuple[float, ...]) -> int:
-        weights = torch.tensor(probabilities, dtype=torch.float32)
+        weights = torch.tensor(probabilities, dtype=torch.float32, device="cpu")
         return int(torch.multinomial(weights, 1, generator=self.generator).item())
 
     def normal(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(like)
+        return torch.randn(shape, generator=self.generator, device="cpu").to(like)
 
 
-def preset(name: str) -> Degradation:
+def preset(name: str) -> Degradation | FaceDegradation:
     """The named preset of DEGRADATIONS. Raises ConfigError for an unknown name."""
     if name not in DEGRADATIONS:
         raise ConfigError(f"expected a degradation out of {', '.join(DEGRADATIONS)}, found “{name}”")
     return DEGRADATIONS[name]
 
 
+def without_grey(params: Degradation | FaceDegradation) -> Degradation | FaceDegradation:
+    """`params` that leave the high-quality image as it is, for pairs whose latent is fixed."""
+    return replace(params, gray_prob=0.0) if isinstance(params, FaceDegradation) else params
+
+
 def degrade(
-    x: Tensor, params: Degradation | str, *, seed: int, indices: list[int], usm: bool = False
+    x: Tensor,
+    params: Degradation | FaceDegradation | str,
+    *,
+    seed: int,
+    indices: list[int],
+    usm: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Low- and high-quality images of pairs: ([B, 3, H/scale, W/scale], [B, 3, H, W]), both in [0, 1].
 
@@ -159,9 +197,39 @@ def degrade(
         raise ConfigError(f"expected sides divisible by {params.scale}, found {w}x{h}: crop the image first")
     x = usm_sharpen(x) if usm else x
     # Each image has its own sizes on the way, so images go one by one; the batch is what comes in and out.
-    lq = torch.cat([_degrade_one(image, params, Draw(seed, index))
-                    for image, index in zip(x[:, None], indices, strict=True)])  # fmt: skip
-    return (lq * 255).round().clamp(0, 255) / 255, x
+    pairs = []
+    for image, index in zip(x[:, None], indices, strict=True):
+        draw = Draw(seed, index)
+        if isinstance(params, FaceDegradation):
+            pairs.append(_degrade_face(image, params, draw))
+        else:
+            pairs.append((_degrade_one(image, params, draw), image))
+    x_lq, x_hq = (torch.cat(images) for images in zip(*pairs, strict=True))
+    return (x_lq * 255).round().clamp(0, 255) / 255, x_hq
+
+
+def _degrade_face(x: Tensor, p: FaceDegradation, draw: Draw) -> tuple[Tensor, Tensor]:
+    h, w = x.shape[-2:]
+    kernel = bivariate_kernel(
+        p.blur_kernel_size,
+        draw.uniform(*p.blur_sigma),
+        draw.uniform(*p.blur_sigma),
+        draw.uniform(-math.pi, math.pi),
+        isotropic=p.kernel_list[draw.pick(p.kernel_prob)] == "iso",
+    )
+    factor = draw.uniform(*p.downsample_range)
+    small = (max(1, int(h // factor)), max(1, int(w // factor)))
+    lq = F.interpolate(filter2d(x, kernel), small, mode="bilinear")
+    noise = draw.normal((1, 3, *small), lq) * (draw.uniform(*p.noise_range) / 255)
+    lq = jpeg((lq + noise).clamp(0, 1), draw.uniform(*p.jpeg_range))
+    lq = F.interpolate(lq, (h // p.scale, w // p.scale), mode="bilinear")
+    return (_grey(lq), _grey(x)) if draw.chance(p.gray_prob) else (lq, x)
+
+
+def _grey(x: Tensor) -> Tensor:
+    """The luma of [B, 3, H, W], three times (Rec. 601, as OpenCV's)."""
+    weights = torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)
+    return (x * weights).sum(dim=1, keepdim=True).expand_as(x)
 
 
 def _degrade_one(x: Tensor, p: Degradation, draw: Draw) -> Tensor:

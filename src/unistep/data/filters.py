@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def _grid(size: int) -> Sequence[Tensor]:
-    axis = torch.arange(size, dtype=torch.float64) - size // 2
+    axis = torch.arange(size, dtype=torch.float64, device="cpu") - size // 2
     return torch.meshgrid(axis, axis, indexing="xy")
 
 
@@ -81,7 +81,7 @@ _TO_RGB = torch.tensor([[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.
 @cache
 def _dct() -> Tensor:
     """The orthonormal 8-point DCT-II matrix."""
-    n = torch.arange(8, dtype=torch.float64)
+    n = torch.arange(8, dtype=torch.float64, device="cpu")
     matrix = torch.cos((2 * n[None] + 1) * n[:, None] * math.pi / 16) / 2
     matrix[0] /= math.sqrt(2)
     return matrix.float()
@@ -114,7 +114,7 @@ def usm_sharpen(x: Tensor, weight: float = 0.5, radius: int = 50, threshold: flo
     """Unsharp masking where the difference to the blurred image exceeds `threshold` (of 255); in [0, 1]."""
     size = radius + 1 - radius % 2
     sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
-    axis = torch.exp(-0.5 * ((torch.arange(size) - size // 2) / sigma) ** 2)
+    axis = torch.exp(-0.5 * ((torch.arange(size, device="cpu") - size // 2) / sigma) ** 2)
     kernel = torch.outer(axis, axis) / axis.sum() ** 2
     residue = x - filter2d(x, kernel)
     mask = filter2d((residue.abs() * 255 > threshold).float(), kernel)

@@ -1,24 +1,29 @@
-"""Training pairs from a folder of photographs: hold-out by photograph, seeded crops, seeded degradation.
+"""Training pairs from photographs: hold-out by photograph, seeded crops, seeded degradation.
 
 Sample `index` under `seed` is always the same pair, so a position in training is one number.
 """
 
 import csv
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, DataError, UnistepError
-from ..image import Picture, read_image, write_image
-from .degrade import DEGRADATIONS, Draw, degrade
+from ..image import Picture, write_image
+from .degrade import DEGRADATIONS, Draw, degrade, without_grey
 from .degrade import preset as named
+from .shards import INDEX, Crop, crops
+from .skipping import Report, each, ignore
+from .sources import ARCHIVE, SUFFIXES, Photo, content, image_files, load_rgb, members, text_of, usable
 
-SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".avif")
+PLACES = ("cpu", "device")
+LATENTS = ("fp32", "fp16")
 
 
 @dataclass(frozen=True)
@@ -33,49 +38,87 @@ class DataConfig:
     """Preset -> share of the samples; clean ones keep good photographs good."""
     usm_sharpen: bool = False
     """Sharpen the ground truth with unsharp masking."""
+    rotations: bool = True
+    """Turn crops by quarters too, not only mirror them; faces stay upright."""
+    prompts: bool = False
+    """Tell teacher, score and critic what each image shows: NAME.txt beside NAME.png."""
     holdout: float = 0.06
     """Share of the photographs (never of the crops) that is kept out of training."""
     workers: int = 1
+    degrade_on: str = "cpu"
+    """Where low-quality images are made: "cpu" (by the workers) or "device" (the run's)."""
+    memory: float = 8.0
+    """GB of decoded photographs that a process keeps; the others are decoded anew each time."""
+    strict: bool = False
+    """Stop at the first image or shard that cannot be used, instead of leaving it out."""
+    latents: str = "fp32"
+    """How `unistep prepare` stores latents: fp32 or fp16."""
+    shard: int = 256
+    """Crops in each shard that `unistep prepare` writes."""
 
     def __post_init__(self) -> None:
         if self.patch < 16 or self.patch % 16:
             raise ConfigError(f"expected data.patch to be a multiple of 16, found {self.patch}")
-        for name in self.degradations:
-            named(name)
+        scales = {named(name).scale for name in self.degradations}
         shares = self.degradations.values()
         if not shares or min(shares) < 0 or sum(shares) <= 0:
             raise ConfigError(
                 f"expected shares of degradations that sum to more than 0, found {self.degradations}"
             )
+        if len(scales) > 1:
+            raise ConfigError(
+                f"expected data.degradations of one scale, found {', '.join(map(str, sorted(scales)))} "
+                f"({', '.join(self.degradations)}): leave some out"
+            )
         if not 0 <= self.holdout < 1:
             raise ConfigError(f"expected data.holdout to be from 0 to less than 1, found {self.holdout}")
-        if self.workers < 0:
-            raise ConfigError(f"expected data.workers to be 0 or more, found {self.workers}")
+        for name, least in (("workers", 0), ("memory", 0), ("shard", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"expected data.{name} to be {least} or more, found {getattr(self, name)}")
+        for name, known in (("degrade_on", PLACES), ("latents", LATENTS)):
+            if getattr(self, name) not in known:
+                raise ConfigError(
+                    f"expected data.{name} to be {' or '.join(known)}, found “{getattr(self, name)}”"
+                )
+
+    @property
+    def scale(self) -> int:
+        """Enlargement from x_lq to x_hq."""
+        return named(next(iter(self.degradations))).scale
 
 
 class Photographs:
-    """The image files of a folder, split by photograph.
+    """The pictures of a folder, split by photograph: image files, tar archives, or a prepared data set.
 
-    A photograph is one (repo, path) of `manifest.csv` if the folder has one, else one file. Raises DataError
-    for a folder without images.
+    A photograph is one (repo, path) of `manifest.csv` if the folder has one, else one file or member. The
+    order is that of the names, whichever way they are stored. Damaged archives and shards are reported and
+    left out, unless `strict`. Raises DataError for a folder without images.
     """
 
-    def __init__(self, folder: Path, holdout: float):
+    def __init__(self, folder: Path, holdout: float, strict: bool = False, report: Report = ignore):
         self.folder = folder
-        files = image_files(folder)
-        groups = self._groups()
-        self.train: list[Path] = []
-        self.held_out: list[Path] = []
-        self.photograph: dict[Path, str] = {}
-        """The photograph that each file is a crop of."""
-        for file in files:
-            photograph = groups.get(file.name, file.relative_to(folder).as_posix())
-            self.photograph[file] = photograph
+        self.names: dict[Photo, str] = {}
+        """Of every picture: what it is called within the folder."""
+        self.train: list[Photo] = []
+        self.held_out: list[Photo] = []
+        self.photograph: dict[Photo, str] = {}
+        """The photograph that each picture is a crop of."""
+        self.prepared = (folder / INDEX).is_file()
+        if self.prepared:
+            self.names = {crop: crop.name for crop in crops(folder, strict, report)}
+        else:
+            found = _found(folder, strict, report)
+            self.names = {photo: name for name, photo in sorted(found, key=_order)}
+        groups = {} if self.prepared else self._groups()
+        for photo, name in self.names.items():
+            file = PurePosixPath(name).name
+            photograph = photo.photograph if isinstance(photo, Crop) else groups.get(file, name)
+            self.photograph[photo] = photograph
             fraction = int.from_bytes(hashlib.sha256(photograph.encode()).digest()[:8], "big") / 2**64
-            (self.held_out if fraction < holdout else self.train).append(file)
+            (self.held_out if fraction < holdout else self.train).append(photo)
         if not self.train:
             raise DataError(
-                f"{folder}: all {len(files)} images fell into the hold-out of {holdout}: lower it"
+                f"{folder}: all {len(self.names)} images fell into the hold-out of {holdout}: lower it"
             )
 
     def _groups(self) -> dict[str, str]:
@@ -90,95 +133,187 @@ class Photographs:
         except (KeyError, UnicodeDecodeError) as error:
             raise DataError(f"{manifest}: expected a table with the columns file, repo and path") from error
 
+    def texts(self) -> list[str]:
+        """Every text that training pictures come with, once, sorted; what cannot be read is left out."""
+        found = set()
+        for photo in self.train:
+            try:
+                found.add(text_of(photo))
+            except DataError:
+                continue
+        return sorted(text for text in found if text is not None)
+
     def digest(self) -> str:
-        """SHA-256 over names and bytes of the training files: what the weights were trained on."""
+        """SHA-256 over names and bytes of the training pictures: what the weights were trained on.
+
+        An archive has the digest of the folder that it was made of.
+        """
         total = hashlib.sha256()
-        for file in self.train:
-            total.update(file.relative_to(self.folder).as_posix().encode() + b"\0")
-            total.update(hashlib.sha256(file.read_bytes()).digest())
+        for photo in self.train:
+            total.update(self.names[photo].encode() + b"\0")
+            total.update(
+                bytes.fromhex(photo.sha256)
+                if isinstance(photo, Crop)
+                else hashlib.sha256(content(photo)).digest()
+            )
         return total.hexdigest()
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The image files in `folder` and below, sorted. Raises DataError if there are none."""
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: expected a folder of images, found {'a file' if folder.exists() else 'nothing'}"
-        )
-    files = sorted(
-        p
-        for p in folder.rglob("*")
-        if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and p.is_file()
-    )
-    if not files:
-        raise DataError(f"{folder}: expected images ({', '.join(SUFFIXES)}), found none")
-    return files
+def _found(folder: Path, strict: bool, report: Report) -> list[tuple[str, Photo]]:
+    """(name, picture) of the image files in `folder` and of those in its tar archives."""
+
+    def inside(file: Path) -> list[tuple[str, Photo]]:
+        if file.suffix.lower() == ARCHIVE:
+            return [(member.name, member) for member in members(file)]
+        return [(file.relative_to(folder).as_posix(), file)]
+
+    files = image_files(folder, (*SUFFIXES, ARCHIVE))
+    found = [named for every in each(files, inside, "files", strict, report) for named in every]
+    if not found:
+        raise DataError(f"{folder}: expected images in its archives, found none")
+    return found
 
 
-def load_rgb(file: Path) -> Tensor:
-    """[3, H, W] uint8, sRGB. Raises ImageError naming a file that cannot be read."""
-    rgb = torch.from_numpy(read_image(file).rgb).permute(2, 0, 1)
-    return (rgb.clamp(0, 1) * 255).round().to(torch.uint8).contiguous()
+def _order(named: tuple[str, Photo]) -> tuple[tuple[str, ...], str]:
+    return PurePosixPath(named[0]).parts, str(named[1])
+
+
+class Samples(NamedTuple):
+    """A batch, as workers make it."""
+
+    x_lq: Tensor | None
+    """[B, 3, h, w] in [-1, 1]; None where the run's device is to make it."""
+    x_hq: Tensor
+    """[B, 3, H, W] in [-1, 1]; uint8 as long as x_lq is None."""
+    z_hq: Tensor | None
+    """The latents of x_hq, from prepared data."""
+    texts: list[str | None]
+    """What each image shows; None where nothing says it, or where data.prompts is false."""
+    presets: list[str]
+    indices: list[int]
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """(x_lq [3, h, w], x_hq [3, 4h, 4w]) in [-1, 1] for every index: crop, flip, rotate, degrade, all seeded.
+    """(x_lq [3, h, w], x_hq [3, scale h, scale w]) in [-1, 1] for every index, all seeded.
 
-    Decoded photographs stay in memory (uint8). Raises DataError for images smaller than the crop.
+    Photographs are cropped, mirrored, turned and degraded; prepared crops, whose latents are fixed, degraded
+    alone. Raises DataError for images smaller than the crop.
     """
 
-    def __init__(self, files: list[Path], config: DataConfig, seed: int, start: int = 0, length: int = 2**40):
-        self.files, self.config, self.seed = files, config, seed
+    def __init__(
+        self,
+        files: list[Photo] | list[Path],
+        config: DataConfig,
+        seed: int,
+        start: int = 0,
+        length: int = 2**40,
+    ):
+        self.files: list[Any] = files
+        self.config, self.seed = config, seed
         self.start, self.length = start, length
         # In one order, whatever that of the table: it decides which draw means which preset.
         self.names = tuple(name for name in DEGRADATIONS if name in config.degradations)
         self.shares = tuple(config.degradations[name] for name in self.names)
         self.cache: dict[int, Tensor] = {}
 
-    def preload(self) -> None:
-        """Decodes everything once, before worker processes are forked: they then share it."""
-        for i in range(len(self.files)):
-            self._image(i)
+    def preload(self, report: Report = ignore) -> None:
+        """Decodes everything once, before worker processes are forked: they then share it.
+
+        What cannot be used is reported and leaves `files` (the caller's list). Raises as `usable` does.
+        """
+        config = self.config
+        if not isinstance(self.files[0], Crop):  # a shard was checked as a whole
+            good: list[Photo] = []
+            room = config.memory * 1e9
+            for photo, image in usable(
+                self.files, config.patch, config.strict, report, prompts=config.prompts
+            ):
+                room -= image.numel()
+                if room >= 0:
+                    self.cache[len(good)] = image
+                good.append(photo)
+            self.files[:] = good
+        if config.prompts and (untold := sum(text_of(photo) is None for photo in self.files)):
+            report(
+                f"{untold} of {len(self.files)} images have no text of their own: base.prompt stands for it"
+            )
 
     def _image(self, i: int) -> Tensor:
         if i not in self.cache:
-            image = load_rgb(self.files[i])
-            if min(image.shape[1:]) < self.config.patch:
-                raise DataError(
-                    f"{self.files[i]}: expected at least {self.config.patch} pixels on each side, "
-                    f"found {image.shape[2]}x{image.shape[1]}: remove it or lower data.patch"
-                )
-            self.cache[i] = image
+            [(_, image)] = usable([self.files[i]], self.config.patch, True, ignore)
+            return image
         return self.cache[i]
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, offset: int) -> tuple[Tensor, Tensor]:
-        index, patch = self.start + offset, self.config.patch
-        draw = Draw(self.seed, index)
-        image = self._image(draw.integer(len(self.files)))
-        top, left = (draw.integer(side - patch + 1) for side in image.shape[1:])
-        x = image[:, top : top + patch, left : left + patch]
-        x = torch.rot90(x, draw.integer(4), dims=(1, 2))
-        x = x.flip(2) if draw.chance(0.5) else x
-        name = self.names[draw.pick(self.shares)]
-        x_lq, x_hq = degrade(
-            x[None].float() / 255, name, seed=self.seed + 1, indices=[index], usm=self.config.usm_sharpen
-        )
-        return x_lq[0] * 2 - 1, x_hq[0] * 2 - 1
+        x_lq, x_hq = self.degraded(self._chosen([offset]))
+        return x_lq[0], x_hq[0]
+
+    def __getitems__(self, offsets: list[int]) -> Samples:
+        """The samples of a batch, which a DataLoader asks for at once."""
+        samples = self._chosen(offsets)
+        if self.config.degrade_on == "device":
+            return samples
+        x_lq, x_hq = self.degraded(samples)
+        return samples._replace(x_lq=x_lq, x_hq=x_hq)
+
+    def _chosen(self, offsets: list[int]) -> Samples:
+        """What the seed decides before the degradation."""
+        patch, images, latents, texts, presets = self.config.patch, [], [], [], []
+        indices = [self.start + offset for offset in offsets]
+        for index in indices:
+            draw = Draw(self.seed, index)
+            which = draw.integer(len(self.files))
+            photo, image = self.files[which], self._image(which)
+            if isinstance(photo, Crop):
+                latents.append(photo.read("z_hq"))
+            else:
+                top, left = (draw.integer(side - patch + 1) for side in image.shape[1:])
+                image = image[:, top : top + patch, left : left + patch]
+                quarters = draw.integer(4)
+                image = torch.rot90(image, quarters if self.config.rotations else 0, dims=(1, 2))
+                image = image.flip(2) if draw.chance(0.5) else image
+            images.append(image)
+            texts.append(text_of(photo) if self.config.prompts else None)
+            presets.append(self.names[draw.pick(self.shares)])
+        z_hq = torch.stack(latents) if latents else None
+        return Samples(None, torch.stack(images), z_hq, texts, presets, indices)
+
+    def degraded(self, samples: Samples, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+        """x_lq and x_hq of the samples, made on `device`."""
+        x = samples.x_hq.to(device)
+        pairs = [
+            degrade(
+                image[None].float() / 255,
+                named(preset) if samples.z_hq is None else without_grey(named(preset)),
+                seed=self.seed + 1,
+                indices=[index],
+                usm=self.config.usm_sharpen,
+            )
+            for image, preset, index in zip(x, samples.presets, samples.indices, strict=True)
+        ]
+        x_lq, x_hq = (torch.cat(images) * 2 - 1 for images in zip(*pairs, strict=True))
+        return x_lq, x_hq
 
 
-def batches(pairs: Pairs, batch: int, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of consecutive indices from `pairs.start` on; the same whatever the number of workers."""
+def batches(pairs: Dataset[tuple[Tensor, Tensor]], batch: int, workers: int) -> Iterator[Samples]:
+    """Batches of consecutive samples; the same whatever the number of workers."""
     loader = DataLoader(
-        pairs, batch_size=batch, num_workers=workers, drop_last=True, prefetch_factor=4 if workers else None
-    )
+        pairs, batch_size=batch, num_workers=workers, drop_last=True, collate_fn=_whole,
+        prefetch_factor=4 if workers else None,
+    )  # fmt: skip
     yield from loader
 
 
+def _whole(samples: Any) -> Any:
+    """A batch is put together where its samples are chosen."""
+    return samples
+
+
 def write_pairs(
-    source: Path, out: Path, preset: str = "realesrgan", seed: int = 0, report: Callable[[str], None] = print
+    source: Path, out: Path, preset: str = "realesrgan", seed: int = 0, report: Report = print
 ) -> int:
     """`unistep degrade`: writes out/hr/NAME.png and out/lr/NAME.png for each image; returns how many failed.
 
