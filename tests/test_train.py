@@ -28,16 +28,16 @@ from unistep.data.pairs import Photographs
 from unistep.denoiser import Batch, Terms
 from unistep.errors import ConfigError, DataError, TrainingError, UnistepError
 from unistep.methods.teacher import Teacher
-from unistep.players import players
+from unistep.players import learning_rate, players
 from unistep.progress import Log, Validation, progress_line, save_sheet
 from unistep.recipes import recipe
-from unistep.train import STATE, WEIGHTS, fit, learning_rate, main, precision, train
+from unistep.train import STATE, WEIGHTS, fit, main, precision, train
 
 TINY = [
     "method.slot_share=0.5",
     "base.widths=[8,8,8]", "base.blocks=[1,1,1]", "data.patch=32", "data.workers=0", "data.holdout=0",
     "train.batch=2", "train.steps=4", "train.warmup=2", "train.save_every=2", "train.validate_every=2",
-    "train.precision=fp32",
+    "train.precision=fp32", "train.early=[]",
 ]  # fmt: skip
 SIDE = 64
 
@@ -101,7 +101,8 @@ def left(out: Path) -> dict[str, bytes]:
 
 def test_files_of_a_run(unbroken):
     assert sorted(left(unbroken)) == [
-        "losses.csv", "run.json", "sheets/step-0000002.png", "sheets/step-0000004.png", STATE, WEIGHTS,
+        "losses.csv", "run.json", "run.lock", "sheets/step-0000002.png", "sheets/step-0000004.png",
+        STATE, WEIGHTS,
     ]  # fmt: skip
     assert list((unbroken / "tensorboard").glob("events.*"))
     header = read_header(unbroken / WEIGHTS)
@@ -131,6 +132,27 @@ def test_sheets_show_input_output_and_truth(unbroken):
     assert (blocks == blocks[:, :1, :, :1]).all()  # the input, enlarged without smoothing
     truth, output = sheet[:SIDE, 2 * SIDE :].astype(int), sheet[:SIDE, SIDE : 2 * SIDE].astype(int)
     assert truth.std() > 20 and abs(truth - output).mean() < abs(truth - truth.mean()).mean()
+
+
+def test_early_samples(data, tmp_path, monkeypatch):
+    """Sheets without scores; a resumed run makes none of those that are there."""
+    out = tmp_path / "run"
+    settings = run("train.early=[0,1,2,10]", "train.validate_every=2")
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        at_step(patch, 1, lambda: os.kill(os.getpid(), signal.SIGINT))
+        fit(settings, data, out, quiet)
+    first, second = (out / "sheets" / f"step-000000{step}.png" for step in (0, 1))
+    before = first.read_bytes()
+    assert before != second.read_bytes()
+    first.write_bytes(b"kept")
+    fit(settings, data, out, quiet)
+    assert first.read_bytes() == b"kept"
+    names = [file.name for file in sorted((out / "sheets").iterdir())]
+    assert names == [f"step-000000{step}.png" for step in (0, 1, 2, 4)]
+    shape = np.asarray(Image.open(second)).shape
+    assert shape == np.asarray(Image.open(out / "sheets" / "step-0000004.png")).shape
+    rows = (out / "losses.csv").read_text()
+    assert "\n1,held_out" not in rows and "\n2,held_out" in rows
 
 
 def test_save_sheet(tmp_path):
@@ -274,6 +296,58 @@ def test_a_full_disk_keeps_the_last_checkpoint(unbroken, data, tmp_path, monkeyp
     assert left(out) == left(unbroken)
 
 
+def at_step(monkeypatch, last, act):
+    """Calls `act` while step `last` is logged."""
+    losses = Log.losses
+
+    def acting(self, step, values):
+        losses(self, step, values)
+        if step == last and "student/slot" in values:
+            act()
+
+    monkeypatch.setattr(Log, "losses", acting)
+
+
+@pytest.mark.parametrize(
+    ("number", "stops"), [(signal.SIGTERM, TrainingError), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_saves_the_step(unbroken, data, tmp_path, monkeypatch, number, stops):
+    """Also between two checkpoints; and the handlers are what they were."""
+    out, lines, before = tmp_path / "run", [], signal.getsignal(number)
+    with monkeypatch.context() as patch, pytest.raises(stops) as caught:
+        at_step(patch, 3, lambda: os.kill(os.getpid(), number))
+        fit(run(), data, out, lines.append)
+    assert "stopped after step 3, as asked: the same command goes on" in f"{caught.value} {lines[-1]}"
+    assert read_header(out / STATE)["step"] == 3 and signal.getsignal(number) is before
+    fit(run(), data, out, quiet)
+    assert left(out) == left(unbroken)
+
+
+def test_a_second_interrupt_does_not_wait(data, tmp_path, monkeypatch):
+    out = tmp_path / "run"
+    at_step(monkeypatch, 3, lambda: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)])
+    with pytest.raises(KeyboardInterrupt):
+        fit(run(), data, out, quiet)
+    assert read_header(out / STATE)["step"] == 2
+
+
+def test_two_runs_in_one_folder(unbroken, data, tmp_path, monkeypatch):
+    """The second is refused while the first is at work; afterwards the folder is free."""
+    out, refused = tmp_path / "run", []
+
+    def other():
+        refused.append(1)
+        if len(refused) == 1:  # were it let in, it would call another
+            with pytest.raises(TrainingError, match=r"run to be free, found another run writing to it"):
+                fit(run(), data, out, quiet)
+
+    with monkeypatch.context() as patch:
+        at_step(patch, 2, other)
+        fit(run(), data, out, quiet)
+    assert refused == [1] and left(out) == left(unbroken)
+    fit(run(), data, out, quiet)
+
+
 def test_a_torn_log_is_mended(tmp_path):
     (tmp_path / "losses.csv").write_text("step,name,value\n1,a,0.5\n2,a,0.25\n3,a,0.1\n\n4,stu")
     log = Log(tmp_path, 2)
@@ -364,7 +438,7 @@ def test_a_perceptual_loss_needs_its_network(data, tmp_path):
 
 def test_a_student_needs_its_teacher(data, tmp_path):
     student = override(recipe("compact-dfosd"), [*TINY[1:], "train.init="])
-    with pytest.raises(ConfigError, match=r"expected train\.init to name the teacher of compact-dfosd"):
+    with pytest.raises(ConfigError, match=r"expected train\.init to name the run's teacher"):
         fit(student, data, tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
 
@@ -421,13 +495,14 @@ def test_a_critic_that_comes_first():
 
     def watch(batch, z_hat):
         seen["critic"], seen["student"] = (n.weight.detach().clone() for n in (method.critic, method.student))
-        seen["z_hat"] = z_hat
+        seen["z_hat"], seen["grad"] = z_hat, method.critic.weight.grad.clone()
         return loss(batch, z_hat)
 
     method.generator_loss = watch
     list(steps(method, settings))
     assert not torch.equal(seen["critic"], critic) and torch.equal(seen["student"], student)
     assert torch.equal(seen["critic"], method.critic.weight) and seen["z_hat"].requires_grad
+    assert torch.equal(seen["grad"], method.critic.weight.grad)  # the student's loss leaves none there
     assert not torch.equal(method.student.weight, student)
 
 
@@ -469,6 +544,31 @@ def test_learning_rate():
         assert group["lr"] == pytest.approx(0.01 * learning_rate(settings, step - 1))
 
 
+def test_a_critic_with_a_rate_of_its_own():
+    settings = run("train.steps=110", "train.warmup=10", "train.lr_min=0.1", "train.schedule_critic=false")
+    table = players(toy(critic=True), settings)
+    for player in table.values():
+        player.optimiser.zero_grad()
+        for p in player.params.values():
+            p.grad = torch.ones_like(p)
+    rates = {}
+    for name, player in table.items():
+        for step in (4, 10, 60, 109):
+            player.step(step)
+            rates.setdefault(name, []).append(player.optimiser.param_groups[0]["lr"] / player.lr)
+    assert rates["critic"] == pytest.approx([0.5, 1, 1, 1])
+    assert rates["student"] == pytest.approx([0.5, 1, 0.55, 0.1], abs=1e-3)
+    constant = run("train.steps=20", "train.warmup=0", "train.lr_min=1")
+    assert {learning_rate(constant, step) for step in range(20)} == {1.0}
+
+
+def test_gradients_are_not_clipped():
+    method, settings = toy(), run("train.clip=0", "train.steps=1")
+    [(_, losses)] = steps(method, settings)
+    norm = math.hypot(method.student.weight.grad, method.student.bias.grad)
+    assert losses["student/grad_norm"] == pytest.approx(norm) and norm > 1
+
+
 def test_gradients_are_clipped():
     method, settings = toy(), run("train.clip=0.01", "train.steps=1")
     seen = []
@@ -492,6 +592,41 @@ def test_precisions(data, tmp_path):
         AcceleratorState._reset_state()
     assert norms["fp32"] != norms["bf16"] and norms["fp32"] == pytest.approx(norms["bf16"], rel=0.05)
     assert precision("auto") in ("no", "bf16")
+
+
+def test_fp16_leaves_out_what_it_cannot_hold(data, tmp_path):
+    """The scale starts too high for the Toy's loss: steps are left out until it fits, and counted."""
+    method, settings = toy(), run("train.precision=fp16", "train.steps=30", "train.lr=0.2", "train.warmup=0")
+    method.generator_loss = lambda batch, z_hat: {"fit": 100 * (z_hat.float() - 3).square().sum()}
+    before = method.student.weight.detach().clone()
+    seen = []
+    for _, losses in steps(method, settings):
+        seen.append(losses["student/skipped"])
+        assert ("student/grad_norm" in losses) is not bool(seen[-1])
+        assert torch.equal(method.student.weight, before) is (0 not in seen)
+    assert seen[0] == 1 and seen[-1] == 0 and 3 < sum(seen) < 20 and sorted(seen, reverse=True) == seen
+
+
+def test_fp16_stops_where_nothing_fits():
+    method, settings = toy(), run("train.precision=fp16", "train.steps=100")
+    method.generator_loss = lambda *_: {"root": (method.student.weight.float() * 0).sqrt().sum()}
+    before = method.student.weight.clone()
+    expected = r"step 21: expected gradients in the range of fp16, found none of the student in 21 steps"
+    with pytest.raises(TrainingError, match=expected):
+        list(steps(method, settings))
+    assert torch.equal(method.student.weight, before)
+
+
+def test_the_scale_of_fp16_is_kept(data, tmp_path, monkeypatch):
+    settings, out = run("train.precision=fp16"), tmp_path / "broken"
+    fit(settings, data, tmp_path / "whole", quiet)
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        at_step(patch, 3, lambda: os.kill(os.getpid(), signal.SIGINT))
+        fit(settings, data, out, quiet)
+    scale = read_tensors(out / STATE)["student.scaler"]
+    assert scale.shape == (3,) and scale[0] >= 1 and scale[1] + scale[2] <= 3
+    fit(settings, data, out, quiet)
+    assert left(out) == left(tmp_path / "whole")
 
 
 # The command

@@ -14,8 +14,9 @@ from torch import Tensor
 from .atomic import atomic_write
 from .config import Run
 from .data.degrade import DEGRADATIONS, degrade
-from .data.pairs import Photographs, load_rgb
-from .errors import DataError
+from .data.pairs import Photographs
+from .data.skipping import ignore
+from .data.sources import usable
 from .metrics import grid, psnr_y, swd
 
 
@@ -52,7 +53,7 @@ class Log:
 
 
 class Validation:
-    """Scores the one-step student on held-out photographs: always the same crops, each under two presets.
+    """Scores the one-step student on held-out photographs: always the same crops, under each preset.
 
     `score`, by which the best weights are kept, is the mean over the presets of
 
@@ -62,24 +63,23 @@ class Validation:
     noise that is left.
     """
 
-    presets = ("realesrgan", "light")
+    presets: tuple[str, ...] = ("realesrgan", "light")
+    """Those of scale 4; in a run of another scale all presets of that scale."""
     size, least, count, shown, judged = 256, 64, 24, 6, 8
     """Sides and numbers of crops; `judged` are measured by SWD, which costs more than all else."""
 
-    def __init__(self, photographs: Photographs, run: Run, out: Path):
+    def __init__(self, photographs: Photographs, run: Run, out: Path, report: Callable[[str], None] = ignore):
+        """Crops are as large as the run's own, `size` at least; what cannot be read is reported."""
         self.sheets = out / "sheets"
+        if run.data.scale != 4:
+            self.presets = tuple(name for name, p in DEGRADATIONS.items() if p.scale == run.data.scale)
         self.swd_bicubic: dict[str, Tensor] = {}
         files = photographs.held_out or photographs.train
         step = max(1, len(files) // self.count)
         crops = []
-        for file in files[::step][: self.count]:
-            image = load_rgb(file)
-            if min(image.shape[1:]) < self.least:
-                raise DataError(
-                    f"{file}: expected at least {self.least} pixels on each side for validation, "
-                    f"found {image.shape[2]}x{image.shape[1]}: remove it"
-                )
-            size = min(self.size, *(side // 16 * 16 for side in image.shape[1:]))
+        chosen = files[::step][: self.count]
+        for _, image in usable(chosen, self.least, run.data.strict, report, use=" for validation"):
+            size = min(max(self.size, run.data.patch), *(side // 16 * 16 for side in image.shape[1:]))
             top, left = (image.shape[1] - size) // 2, (image.shape[2] - size) // 2
             crops.append(image[:, top : top + size, left : left + size])
         smallest = min(crop.shape[1] for crop in crops)
@@ -91,11 +91,12 @@ class Validation:
 
     @torch.no_grad()
     def __call__(self, step: int, restore: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """`restore`: [B, 3, h, w] -> [B, 3, 4h, 4w], both in [0, 1]."""
+        """`restore`: [B, 3, h, w] -> [B, 3, scale h, scale w], both in [0, 1]."""
         scores: dict[str, float] = {}
         gains, rows = [], []
         for name, (x_lq, x_hq) in self.pairs.items():
-            bicubic = F.interpolate(x_lq, scale_factor=4, mode="bicubic").clamp(0, 1)
+            scale = x_hq.shape[-1] // x_lq.shape[-1]
+            bicubic = F.interpolate(x_lq, scale_factor=scale, mode="bicubic").clamp(0, 1)
             output = torch.cat([restore(x).clamp(0, 1) for x in torch.split(x_lq, 4)])
             gain = (psnr_y(output, x_hq) - psnr_y(bicubic, x_hq)).mean().item()
             few = slice(self.judged)
@@ -105,11 +106,22 @@ class Validation:
             pattern = grid(output).mean().item()
             scores |= {f"psnr_gain_{name}": gain, f"swd_ratio_{name}": distance, f"grid_{name}": pattern}
             gains.append(gain - max(0.0, pattern - 1.3))
-            blocks = F.interpolate(x_lq, scale_factor=4, mode="nearest")
-            shown = [images[: self.shown] for images in (blocks, output, x_hq)]
-            rows += [torch.cat(images, dim=2) for images in zip(*shown, strict=True)]
+            rows += self._rows(x_lq, output, x_hq)
         save_sheet(self.sheets / f"step-{step:07d}.png", rows)
         return scores | {"score": sum(gains) / len(gains)}
+
+    @torch.no_grad()
+    def sheet(self, step: int, restore: Callable[[Tensor], Tensor]) -> None:
+        """The pictures alone, without scores: quick enough for the first steps."""
+        few = [(x_lq[: self.shown], x_hq[: self.shown]) for x_lq, x_hq in self.pairs.values()]
+        rows = [row for x_lq, x_hq in few for row in self._rows(x_lq, restore(x_lq).clamp(0, 1), x_hq)]
+        save_sheet(self.sheets / f"step-{step:07d}.png", rows)
+
+    def _rows(self, x_lq: Tensor, output: Tensor, x_hq: Tensor) -> list[Tensor]:
+        """The first images as rows of a sheet: input, output, truth."""
+        blocks = F.interpolate(x_lq, scale_factor=x_hq.shape[-1] // x_lq.shape[-1], mode="nearest")
+        shown = [images[: self.shown] for images in (blocks, output, x_hq)]
+        return [torch.cat(images, dim=2) for images in zip(*shown, strict=True)]
 
 
 def save_sheet(path: Path, rows: list[Tensor]) -> None:
