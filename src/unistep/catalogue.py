@@ -96,6 +96,15 @@ KNOWN = {
         patterns=SD2,
         note=WITHDRAWN,
     ),
+    "sdxl-base": Known(
+        "Stable Diffusion XL base",
+        "discriminator of dfosd-sd21-sdxl",
+        OPENRAIL,
+        "stabilityai/stable-diffusion-xl-base-1.0",
+        patterns=_parts(
+            "unet", "vae", "scheduler", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2"
+        ),
+    ),
     "taesd": Known(
         "TAESD, a tiny autoencoder for Stable Diffusion 1 and 2",
         "--decoder tiny for students of Stable Diffusion 2",

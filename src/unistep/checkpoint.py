@@ -108,7 +108,10 @@ def load_denoiser(
         shape = {key: value for key, value in header["run"]["base"].items() if key != "kind"}
         kind = header["run"]["base"].get("kind", "compact")  # the first embedded weights did not say
         if kind != "compact":
-            raise ValueError(f"a network of the base “{kind}”")
+            raise ModelError(
+                f"{path}: expected a whole model, found what a run trained on the base {kind}: "
+                f"unistep export {path.parent} FILE.safetensors folds it into one"
+            )
         config: CompactConfig = from_json(shape, CompactConfig)
         denoiser = CompactDenoiser(config)
         tensors = read_tensors(path)

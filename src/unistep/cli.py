@@ -21,6 +21,7 @@ from cyclopts import App, CycloptsError, Group
 
 from unistep.cli_models import models
 from unistep.cli_options import argument, option
+from unistep.cli_train import export, prepare, train
 from unistep.commands.report import clean, complain
 from unistep.errors import ConfigError, UnistepError
 
@@ -54,6 +55,17 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 app.command(models)
+app.command(
+    train,
+    help_epilogue="""Examples:
+  unistep train compact-teacher --data photos --out run --set train.steps=1000
+  unistep train tsdsr-sd3 --plan
+  accelerate launch --num_processes 4 -m unistep train tsdsr-sd3 --data photos --out run""",
+)
+app.command(
+    prepare, help_epilogue="Example:\n  unistep prepare tsdsr-sd3 --data photos --out crops --crops 4"
+)
+app.command(export, help_epilogue="Example:\n  unistep export run student.safetensors --authors tsdsr")
 
 
 def _fit(kind: object, tokens: Sequence[Any]) -> tuple[int, int]:
@@ -278,8 +290,8 @@ def degrade(
     /,
     *,
     preset: Annotated[
-        Literal["realesrgan", "light", "bicubic", "mild"],
-        option("realesrgan (default), light, bicubic or mild.", "--preset"),
+        Literal["realesrgan", "light", "bicubic", "mild", "faces"],
+        option("realesrgan (default), light, bicubic, mild or faces.", "--preset"),
     ] = "realesrgan",
     seed: Annotated[int, option("The same seed gives the same pairs. Default: 0.", "--seed")] = 0,
 ) -> int:
@@ -291,30 +303,6 @@ def degrade(
 
     failed = write_pairs(source, out, preset=preset, seed=seed, report=report)
     return FAILED if failed else DONE
-
-
-@app.command(
-    help_epilogue="Example:\n  unistep train compact-teacher --data photos --out run --set train.steps=1000"
-)
-def train(
-    recipe: Annotated[str, argument("RECIPE", "Name of a recipe.")],
-    /,
-    *,
-    data: Annotated[Path, option("Folder of training photographs.", "--data")],
-    out: Annotated[Path, option("Folder of the run: checkpoints, curves, sheets.", "--out")],
-    set: Annotated[
-        list[str] | None,
-        option("Change one setting of the recipe; may be repeated.", "--set", metavar="KEY=VALUE"),
-    ] = None,
-    dry_run: Annotated[bool, option("Only show the resolved run.", "--dry-run")] = False,
-) -> int:
-    """Train a model; the same command again goes on where it stopped."""
-    from unistep.commands.report import Live
-    from unistep.train import main
-
-    live = Live()
-    main(recipe, data, out, set or [], dry_run=dry_run, report=live.report, tick=live.tick)
-    return DONE
 
 
 @app.command(help_epilogue="Example:\n  unistep bench --size 256 --repeat 10")

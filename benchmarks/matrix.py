@@ -1,0 +1,64 @@
+"""Which method trains a student of which base: the table of docs/train.md.
+
+    python benchmarks/matrix.py [--write docs/train.md]
+
+A pair is a recipe's, or runs without one, or cannot run, for a reason (`unistep.methods.obstacle`). Nothing
+is run here: tests/test_matrix.py trains the pairs without a recipe, and holds the page to this output.
+"""
+
+import argparse
+from pathlib import Path
+
+from backbones import write
+
+from unistep.bases import BASES
+from unistep.config import kind
+from unistep.methods import METHODS, obstacle
+from unistep.recipes import RECIPES
+
+MARKS = "<!-- matrix:begin -->", "<!-- matrix:end -->"
+TITLES = {"compact": "compact", "sd3": "SD3", "sd21": "SD2, SD2.1", "resshift": "ResShift"}
+
+
+def covered() -> dict[tuple[str, str], list[str]]:
+    """(method, base) -> names of its recipes."""
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for name, recipe in RECIPES.items():
+        run = recipe()
+        pairs.setdefault((kind(run.method), kind(run.base)), []).append(name)
+    return pairs
+
+
+def table() -> str:
+    recipes = covered()
+    reasons: list[str] = []
+
+    def cell(method: str, base: str) -> str:
+        if reason := obstacle(method, base):
+            if reason not in reasons:
+                reasons.append(reason)
+            return f"no ({reasons.index(reason) + 1})"
+        return ", ".join(f"`{name}`" for name in recipes.get((method, base), [])) or "runs"
+
+    rows = [
+        f"| `{method}` | " + " | ".join(cell(method, base) for base in BASES) + " |" for method in METHODS
+    ]
+    head = [
+        "| method | " + " | ".join(TITLES[base] for base in BASES) + " |",
+        "|---" * (len(BASES) + 1) + "|",
+    ]
+    notes = [f"({i}) {reason}.  " for i, reason in enumerate(reasons, 1)]
+    return "\n".join([*head, *rows, "", *notes])
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--write", type=Path, metavar="PAGE", help="a page with the two markers")
+    args = p.parse_args()
+    print(table())
+    if args.write:
+        write(args.write, table(), MARKS)
+
+
+if __name__ == "__main__":
+    main()
