@@ -196,7 +196,7 @@ def test_shapes_are_checked():
     ):
         with pytest.raises(ConfigError, match=r"expected base\.(widths|blocks) to be three numbers"):
             CompactConfig(**config)
-    assert {"compact": (CompactBase, CompactConfig)} == BASES
+    assert BASES["compact"] == (CompactBase, CompactConfig)
 
 
 # Opened for training

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unistep.bases.compact import CompactBase, CompactConfig, CompactDenoiser, encode
 from unistep.denoiser import Cond, Denoiser
+from unistep.errors import ConfigError
 from unistep.gate import Gate, measure
 
 GOOD = Gate(steps=8, psnr_gain=-0.3, gradient_energy=1.05, swd=0.4, swd_slot=0.6)
@@ -82,3 +83,13 @@ def test_it_is_the_same_each_time(pairs):
         base.pretrained.net.out.weight.mul_(300)
     first, again = (measure(base.denoiser("teacher", "resshift"), base, *pairs) for _ in range(2))
     assert first == again and first.steps == 8
+
+
+def test_pairs_are_cropped_to_what_the_base_takes(pairs):
+    x_lq, x_hq = pairs
+    base = CompactBase(CompactDenoiser(CompactConfig((8, 8, 8), (1, 1, 1))))
+    teacher = base.denoiser("teacher", "resshift")
+    x_odd = F.pad(x_lq, (0, 3, 0, 1)), F.pad(x_hq, (0, 12, 0, 4))
+    assert measure(teacher, base, *x_odd) == measure(teacher, base, x_lq, x_hq)
+    with pytest.raises(ConfigError, match="expected held-out photographs of 16 pixels or more"):
+        measure(teacher, base, x_lq[..., :3], x_hq[..., :12])

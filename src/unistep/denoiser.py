@@ -95,6 +95,8 @@ class Base(Protocol):
     """Whether `null` gives a condition: whether classifier-free guidance is possible."""
     scale: int
     """Enlargement from the low-quality image to the result."""
+    multiple: int
+    """Sides of the low-quality images that `cond` takes are multiples of it."""
 
     def process(self, view: str) -> Process: ...
     def denoiser(self, role: str, view: str) -> Denoiser: ...

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .denoiser import Base, Denoiser, filled, sample, times
+from .errors import ConfigError
 from .metrics import gradient_energy, psnr_y, swd
 
 STEPS = 8
@@ -59,8 +60,18 @@ class Gate:
 
 @torch.no_grad()
 def measure(teacher: Denoiser, base: Base, x_lq: Tensor, x_hq: Tensor, steps: int = STEPS) -> Gate:
-    """The gate of `teacher` on pairs in [0, 1], deterministic steps from seeded noise."""
-    process = teacher.process
+    """The gate of `teacher` on pairs in [0, 1], deterministic steps from seeded noise.
+
+    Pairs are cropped to what the base takes. Raises ConfigError for pairs that are smaller than that.
+    """
+    process, scale = teacher.process, x_hq.shape[-1] // x_lq.shape[-1]
+    h, w = (side // base.multiple * base.multiple for side in x_lq.shape[-2:])
+    if not (h and w):
+        raise ConfigError(
+            f"expected held-out photographs of {base.multiple * scale} pixels or more on each side, on which "
+            "the teacher is measured, found smaller ones: add some, or take them out"
+        )
+    x_lq, x_hq = x_lq[..., :h, :w], x_hq[..., : h * scale, : w * scale]
     generator = torch.Generator().manual_seed(0)
     samples, slots = [], []
     for x in torch.split(x_lq, 4):
@@ -73,7 +84,6 @@ def measure(teacher: Denoiser, base: Base, x_lq: Tensor, x_hq: Tensor, steps: in
     outputs, one_step = (
         torch.cat([((base.decode(z).cpu() + 1) / 2).clamp(0, 1) for z in zs]) for zs in (samples, slots)
     )
-    scale = x_hq.shape[-1] // x_lq.shape[-1]
     bicubic = F.interpolate(x_lq, scale_factor=scale, mode="bicubic").clamp(0, 1)
     distance = swd(bicubic, x_hq).mean()
     return Gate(

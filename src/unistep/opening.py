@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ from .perceptual import TeacherFeatures, open_distance
 from .progress import Validation
 
 STARTS = {
-    "compact": "the run's teacher (a model's name or a Unistep file)",
+    "compact": "the teacher (a model's name or a Unistep file)",
     "sd3": "the folder of Stable Diffusion 3 in the diffusers layout, or a pulled model",
     "sd21": "the folder of Stable Diffusion 2 or 2.1 in the diffusers layout, or a pulled model",
     "resshift": "an unfolded file of ResShift (unistep models convert --unfolded)",
@@ -128,12 +129,18 @@ def digests(run: Run) -> dict[str, str]:
     return found
 
 
-@functools.cache
 def digest(name: str, base: str) -> str:
     """SHA-256 of a file, or of the components of a base's folder that training reads."""
-    if base in COMPONENTS:
-        return fingerprint(component_folder(name), COMPONENTS[base])
-    return sha256(checkpoint.resolve(name))
+    parts = COMPONENTS.get(base, ())
+    path = component_folder(name) if parts else checkpoint.resolve(name)
+    files = [file for part in parts for file in sorted((path / part).glob("*.safetensors"))] or [path]
+    return _digest(path, parts, tuple((file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+
+
+@functools.cache
+def _digest(path: Path, parts: tuple[str, ...], unchanged: tuple[tuple[int, int], ...]) -> str:
+    """Read once for as long as sizes and times stay: a base has gigabytes."""
+    return fingerprint(path, parts) if parts else sha256(path)
 
 
 def build(run: Run, base: Base, device: torch.device) -> Method:

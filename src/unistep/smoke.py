@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from . import distributed
 from .bases import CompactConfig, ResShiftConfig, SD3Config, SD21Config, tiny
+from .bases.settings import AdaptedConfig
 from .batches import make_batches
 from .config import Run
 from .data.pairs import Pairs, Photographs
@@ -104,6 +105,8 @@ def miniature(run: Run, folder: Path) -> tuple[Run, Path]:
     rate = RATES["adapted" if kind.startswith("sd") else kind.partition("-")[0]]
     if kind != "compact":
         train = dataclasses.replace(train, init=str(tiny.write(kind, folder / kind)))
+    if isinstance(base, AdaptedConfig):
+        base = dataclasses.replace(base, dtype="fp32")
     if isinstance(base, SD21Config) and base.critic:
         base = dataclasses.replace(base, critic=str(tiny.write("sdxl", folder / "sdxl")))
     if train.features != "teacher":
@@ -222,32 +225,32 @@ BANDS: dict[str, tuple[Losses, Losses]] = {
     ),
     "tsdsr-sd3": (
         {
-            "student/tsd": 0.00306223, "student/lpips": 0.0194555, "student/mse": 1.16379,
-            "student/grad_norm": 7.86713, "critic/score": 2.9204, "critic/grad_norm": 0.0597532,
+            "student/tsd": 0.00307417, "student/lpips": 0.0194164, "student/mse": 1.17114,
+            "student/grad_norm": 8.06556, "critic/score": 2.91978, "critic/grad_norm": 0.063097,
         },
         {
-            "student/tsd": 0.0017964, "student/lpips": 0.020882, "student/mse": 1.47902,
-            "student/grad_norm": 7.67898, "critic/score": 1.66034, "critic/grad_norm": 0.0301264,
+            "student/tsd": 0.00180039, "student/lpips": 0.0209244, "student/mse": 1.47415,
+            "student/grad_norm": 7.53293, "critic/score": 1.65443, "critic/grad_norm": 0.0264462,
         },
     ),
     "tsdsr-sd21": (
         {
-            "student/tsd": 0.136832, "student/lpips": 0.0228409, "student/mse": 128.69,
-            "student/grad_norm": 863.155, "critic/score": 1.37357, "critic/grad_norm": 0.529764,
+            "student/tsd": 0.136464, "student/lpips": 0.0229105, "student/mse": 129.606,
+            "student/grad_norm": 888.21, "critic/score": 1.37986, "critic/grad_norm": 0.52076,
         },
         {
-            "student/tsd": 0.0090598, "student/lpips": 0.0193894, "student/mse": 120.372,
-            "student/grad_norm": 425.019, "critic/score": 1.55599, "critic/grad_norm": 0.440326,
+            "student/tsd": 0.00913954, "student/lpips": 0.0194368, "student/mse": 117.572,
+            "student/grad_norm": 405.155, "critic/score": 1.55614, "critic/grad_norm": 0.444232,
         },
     ),
     "tsdsr-sd2": (
         {
-            "student/tsd": 0.136832, "student/lpips": 0.0228409, "student/mse": 128.69,
-            "student/grad_norm": 863.155, "critic/score": 1.37357, "critic/grad_norm": 0.529764,
+            "student/tsd": 0.136464, "student/lpips": 0.0229105, "student/mse": 129.606,
+            "student/grad_norm": 888.21, "critic/score": 1.37986, "critic/grad_norm": 0.52076,
         },
         {
-            "student/tsd": 0.0090598, "student/lpips": 0.0193894, "student/mse": 120.372,
-            "student/grad_norm": 425.019, "critic/score": 1.55599, "critic/grad_norm": 0.440326,
+            "student/tsd": 0.00913954, "student/lpips": 0.0194368, "student/mse": 117.572,
+            "student/grad_norm": 405.155, "critic/score": 1.55614, "critic/grad_norm": 0.444232,
         },
     ),
     "dfosd-sd21": (

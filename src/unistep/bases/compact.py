@@ -209,6 +209,7 @@ class CompactBase:
     sigma_data = SIGMA_DATA
     guided = False
     scale = 4
+    multiple = 4
 
     def __init__(
         self,

@@ -105,6 +105,8 @@ class LatentBase(ABC):
             if config.checkpointing:  # diffusers' own, which is not reentrant; copies keep it
                 module.enable_gradient_checkpointing()
         self.only, self.scale, self.prompts = opened.process, config.scale, prompts
+        patch = getattr(self.net.config, "patch_size", 1)
+        self.multiple = max(1, self.codec.factor * patch // config.scale)
         self.prompt, self.pooled = self.words(config.prompt)
         self.without = self.words(config.negative)
 

@@ -69,6 +69,7 @@ class ResShiftBase:
         self.net: SwinUNet = net.to(memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
         self.net.checkpointing = config.checkpointing
         self.codec = codec.float().to(self.device)
+        self.multiple = max(1, sizes.multiple * codec.factor // self.scale)
 
     @classmethod
     def published(cls, config: ResShiftConfig) -> Self:
@@ -131,8 +132,7 @@ class ResShiftBase:
     def restore(self, student: nn.Module, x_lq: Tensor) -> Tensor:
         """One step from noise of a fixed seed, on images in [0, 1] of any size."""
         h, w = x_lq.shape[-2:]
-        multiple = max(1, self.net.config.multiple * self.codec.factor // self.scale)
-        cond = self.cond(pad_to_multiple(x_lq * 2 - 1, multiple))
+        cond = self.cond(pad_to_multiple(x_lq * 2 - 1, self.multiple))
         eps = torch.randn(cond.y.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
         t = filled(len(self._process) - 1, cond.y)
         x = self.decode(student(self._process.perturb(cond.y, eps, t, cond.y), t, cond)).cpu()
