@@ -36,7 +36,8 @@ def small(tmp_path_factory):
         run = recipes.recipe(name)
         if hasattr(run.base, "rank"):
             few = {key: 4 for key in SMALL if getattr(run.base, key)}
-            run = dataclasses.replace(run, base=dataclasses.replace(run.base, **few))
+            base = dataclasses.replace(run.base, checkpointing=False, **few)
+            run = dataclasses.replace(run, base=base)
         return smoke.miniature(run, tmp_path_factory.mktemp("plan"))
 
     return made
@@ -162,7 +163,8 @@ def test_the_peak_is_that_of_a_real_run(small, monkeypatch, tmp_path, name):
 def test_bytes_grow_with_the_samples(step):
     one, four = step.walk(1), step.walk(4)
     for need, more in zip(one.needs, four.needs, strict=True):
-        assert need.peak(4) == pytest.approx(more.peak(1), rel=0.05)
+        # what all samples share counts for each: never less than is needed, and little more
+        assert more.peak(1) <= need.peak(4) <= 1.1 * more.peak(1)
     for part, flops in one.flops.items():
         assert four.flops[part] == pytest.approx(4 * flops, rel=0.05, abs=1e5)
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from unistep import checkpoint, recipes, smoke, train
+from unistep import checkpoint, opening, recipes, smoke, train
 from unistep.bases import CompactConfig, ResShiftConfig
 from unistep.config import Run
 from unistep.export import export
@@ -74,7 +74,9 @@ def fitted(run, data, out, monkeypatch, stop=0):
 @pytest.mark.parametrize("name", LARGE)
 def test_trains_resumes_and_exports(tiny_run, tmp_path, monkeypatch, name):
     run, data = tiny_run(name)
-    monkeypatch.setattr(train.Validation, "count", 2)
+    for setting in ("count", "judged"):  # pictures that are looked at
+        monkeypatch.setattr(train.Validation, setting, 1)
+    monkeypatch.setattr(opening, "GATED", 1)
     one, two = tmp_path / "one", tmp_path / "two"
     fitted(run, data, one, monkeypatch)
     fitted(run, data, two, monkeypatch, stop=2)
