@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from unistep.config import Run, TrainConfig, keys, override
 from unistep.errors import ConfigError
+from unistep.opening import check_features
 from unistep.recipes import RECIPES, recipe
 
 RUN = Run("test")
@@ -169,3 +170,32 @@ def test_unknown_recipes():
         recipe("compact-techer")
     with pytest.raises(ConfigError, match="expected one of compact-teacher"):
         recipe("nonsense")
+
+
+@pytest.mark.parametrize(
+    "setting,said",
+    [
+        ("base.rank=0", "expected base.rank to be 1 or more, found 0"),
+        ("base.rank=100000", "expected base.rank to be at most 1024, found 100000"),
+        ("base.rank_encoder=-1", "expected base.rank_encoder to be 0 or more, found -1"),
+        ("base.scale=3", "expected base.scale to be 1 or 4, found 3"),
+    ],
+)
+def test_settings_of_large_bases_are_checked(setting, said):
+    with pytest.raises(ConfigError, match=said):
+        override(recipe("tsdsr-sd3"), [setting])
+
+
+@pytest.mark.parametrize(
+    "settings,said",
+    [
+        (["train.features=teacher"], "expected train.features to be squeezenet, alexnet or vgg16 on a large"),
+        ([], "expected train.features_heads to name the published heads of LPIPS for alexnet"),
+    ],
+)
+def test_lpips_of_large_bases_is_lpips(settings, said):
+    run = override(recipe("tsdsr-sd3"), settings)
+    with pytest.raises(ConfigError, match=said):
+        check_features("lpips", run.train)
+    check_features("dists", override(run, ["train.features=vgg16"]).train)
+    check_features("lpips", override(run, ["train.features=vgg16", "train.features_heads=equal"]).train)

@@ -160,6 +160,12 @@ def test_the_peak_is_that_of_a_real_run(small, monkeypatch, tmp_path, name):
     assert predicted == pytest.approx(meter.peak, rel=0.1)
 
 
+def test_every_large_recipe_can_be_planned(small):
+    for name in ("osediff-sd21", "dfosd-sd21-sdxl", "sinsr-resshift"):
+        one = Step(small(name)[0], torch.bfloat16)
+        assert one.walk(1).peak() > 0 and sum(row.total for row in one.rows) > 0
+
+
 def test_bytes_grow_with_the_samples(step):
     one, four = step.walk(1), step.walk(4)
     for need, more in zip(one.needs, four.needs, strict=True):

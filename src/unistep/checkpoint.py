@@ -109,7 +109,7 @@ def load_denoiser(
         kind = header["run"]["base"].get("kind", "compact")  # the first embedded weights did not say
         if kind != "compact":
             raise ModelError(
-                f"{path}: expected a whole model, found what a run trained on the base {kind}: "
+                f"{path}: expected a whole model, found only what a run trained (base {kind}): "
                 f"unistep export {path.parent} FILE.safetensors folds it into one"
             )
         config: CompactConfig = from_json(shape, CompactConfig)

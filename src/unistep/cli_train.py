@@ -18,7 +18,7 @@ Strict = Annotated[
 
 
 def train(
-    recipe: Annotated[str, argument("RECIPE", "Name of a recipe.")],
+    recipe: Annotated[str, argument("RECIPE", "Name of a recipe; ? lists them.")],
     /,
     *,
     data: Annotated[
@@ -88,7 +88,7 @@ def export(
 
 
 def prepare(
-    recipe: Annotated[str, argument("RECIPE", "Name of a recipe.")],
+    recipe: Annotated[str, argument("RECIPE", "Name of a recipe; ? lists them.")],
     /,
     *,
     data: Annotated[Path, option("Folder of photographs or of tar archives.", "--data")],

@@ -45,7 +45,7 @@ class TrainConfig:
     lr_min: float = 0.02
     """Where the cosine ends, as a share of lr."""
     schedule_critic: bool = True
-    """Whether lr_critic follows the same cosine; False: after the warm-up it stays as it is."""
+    """Whether lr_critic has the same warm-up and cosine; False: it is lr_critic from the first step on."""
     warmup: int = 200
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0

@@ -72,9 +72,10 @@ def read_run(folder: Path) -> tuple[Run, dict[str, Any]]:
     try:
         run = Run.from_dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
+        found = "none" if isinstance(error, FileNotFoundError) else f"one that cannot be read ({error})"
         raise TrainingError(
-            f"{folder}: expected the folder of a training run with its run.json, found none that can be read "
-            f"({error}): give the --out of unistep train"
+            f"{folder}: expected the folder of a training run with its run.json, found {found}: give the "
+            "--out of unistep train"
         ) from error
     if not (folder / WEIGHTS).exists():
         raise TrainingError(

@@ -20,9 +20,9 @@ from .bases import (
     SD21Config,
 )
 from .bases.compact import CompactDenoiser
-from .bases.diffusersfolder import fingerprint, read_config
+from .bases.diffusersfolder import fingerprint
 from .bases.prompts import Prompts
-from .config import Run, kind
+from .config import Run, TrainConfig, kind
 from .data.pairs import Photographs
 from .data.shards import PROMPTS
 from .denoiser import Base, Denoiser, Distance, Method
@@ -33,6 +33,7 @@ from .hub import component_folder, home
 from .methods import METHODS, DFOSDConfig, OSEDiffConfig, Teacher, TSDSRConfig, obstacle
 from .perceptual import TeacherFeatures, open_distance
 from .progress import Validation
+from .runfolder import FILES
 
 STARTS = {
     "compact": "the teacher (a model's name or a Unistep file)",
@@ -43,18 +44,14 @@ STARTS = {
 """Base -> what its train.init is."""
 COMPONENTS = {"sd3": ("transformer", "vae"), "sd21": ("unet", "vae"), "sdxl": ("unet", "vae")}
 """Base -> the parts of its folder that training reads."""
+EQUAL = "equal"
+"""train.features_heads where every channel is to count the same, and the loss is not LPIPS."""
 GATED = 8
 """How many crops the teacher is measured on."""
 
 
-def open_base(
-    run: Run, device: torch.device, photographs: Photographs | None = None
-) -> tuple[Base, dict[str, Any]]:
-    """The base of the run on `device`, and the header of the weights that it starts from ({} for none).
-
-    The texts of `photographs` are embedded where the run asks for them, before the base takes any memory.
-    Raises ConfigError or ModelError, before anything large is read where that is possible.
-    """
+def check_run(run: Run) -> None:
+    """Raises ConfigError for what is wrong before anything is opened."""
     t = run.train
     if reason := obstacle(kind(run.method), kind(run.base)):
         raise ConfigError(
@@ -70,6 +67,18 @@ def open_base(
         raise ConfigError(
             f"expected train.init to name {STARTS[kind(run.base)]}, found nothing: set train.init"
         )
+
+
+def open_base(
+    run: Run, device: torch.device, photographs: Photographs | None = None
+) -> tuple[Base, dict[str, Any]]:
+    """The base of the run on `device`, and the header of the weights that it starts from ({} for none).
+
+    The texts of `photographs` are embedded where the run asks for them, before the base takes any memory.
+    Raises ConfigError or ModelError, before anything large is read where that is possible.
+    """
+    check_run(run)
+    t = run.train
     if isinstance(run.base, CompactConfig):
         return open_compact(run, device)
     found = digests(run)["train.init"]
@@ -83,8 +92,12 @@ def open_base(
         tensors = checkpoint.read_tensors(checkpoint.resolve(t.init))
         return ResShiftBase(header.get("student", {}), tensors, run.base, device), {}
     folder = component_folder(t.init)
-    for component in COMPONENTS[kind(run.base)]:
-        read_config(folder, component)  # another model is known by what it lacks, before anything is read
+    for component in COMPONENTS[kind(run.base)]:  # another model is known by what it lacks
+        if not (folder / component / "config.json").is_file():
+            raise ConfigError(
+                f"expected train.init to be {STARTS[kind(run.base)]}, found {folder} without {component}/: "
+                f"take the base of {run.name}"
+            )
     own = [photographs.folder / PROMPTS] if photographs and photographs.prepared else []
     prompts = Prompts(folder, kind(run.base), home() / "embeddings", device, own)
     told = photographs.texts() if photographs and run.data.prompts else []
@@ -126,6 +139,10 @@ def digests(run: Run) -> dict[str, str]:
     found = {f"train.{setting}": digest(name, kind(run.base)) for setting, name in networks(run).items()}
     if isinstance(run.base, SD21Config) and run.base.critic:
         found["base.critic"] = digest(run.base.critic, "sdxl")
+    for section, name in FILES:
+        path = Path(str(getattr(getattr(run, section), name, "") or "."))
+        if f"{section}.{name}" not in found and path.is_file():
+            found[f"{section}.{name}"] = sha256(path)
     return found
 
 
@@ -143,11 +160,27 @@ def _digest(path: Path, parts: tuple[str, ...], unchanged: tuple[tuple[int, int]
     return fingerprint(path, parts) if parts else sha256(path)
 
 
+def check_features(form: str, t: TrainConfig) -> None:
+    """Raises ConfigError for a perceptual loss that would not be what a paper's recipe means."""
+    if t.features == "teacher":
+        raise ConfigError(
+            "expected train.features to be squeezenet, alexnet or vgg16 on a large base, found “teacher”: "
+            "set one of them"
+        )
+    if form == "lpips" and not t.features_heads:
+        raise ConfigError(
+            f"expected train.features_heads to name the published heads of LPIPS for {t.features}, on whose "
+            f"scale the recipe's weights are, found nothing: name them, or set train.features_heads={EQUAL}"
+        )
+
+
 def build(run: Run, base: Base, device: torch.device) -> Method:
     """The run's method on its players."""
 
     def perceptual(form: str) -> Distance:
-        teacher = None
+        teacher, t = None, run.train
+        if not isinstance(run.base, CompactConfig):
+            check_features(form, t)
         if run.train.features == "teacher":
             if not run.train.init:
                 raise ConfigError(
@@ -155,8 +188,8 @@ def build(run: Run, base: Base, device: torch.device) -> Method:
                     "teacher, found “teacher”: set one of them"
                 )
             teacher = TeacherFeatures(base.features("teacher", "ddpm"), base.encode, base.cond)
-        t = run.train
-        return open_distance(form, t.features, t.features_file, t.features_heads, teacher, device)
+        heads = "" if t.features_heads == EQUAL else t.features_heads
+        return open_distance(form, t.features, t.features_file, heads, teacher, device)
 
     made: type[Method] = METHODS[kind(run.method)][0]
     method = made.build(run.method, base, perceptual)

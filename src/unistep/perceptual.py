@@ -56,7 +56,8 @@ class ImageFeatures(FeatureNetwork):
                 f"expected images of at least {least} pixels a side for {self.net.layout.label}, "
                 f"found {x.shape[2]}x{x.shape[3]}: make data.patch larger"
             )
-        down, right = torch.randint(4, (2,)).tolist() if self.shift else (0, 0)
+        # each without a dimension: one for the batch, however it is cut (distributed.Draws)
+        down, right = (int(torch.randint(4, ())) if self.shift else 0 for _ in range(2))
         maps = self.net((x[..., down:, right:] + 1) / 2)
         with torch.no_grad():
             targets = self.net((target[..., down:, right:] + 1) / 2)

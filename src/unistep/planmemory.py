@@ -29,6 +29,7 @@ from .hub import component_folder
 from .methods import METHODS
 from .perceptual import Dists, FeatureNetwork, ImageFeatures, Lpips, TeacherFeatures
 from .recipes import recipe
+from .steps import precision as chosen
 from .tiling import free_memory
 
 GB = 1e9
@@ -178,7 +179,10 @@ def precision(run: Run, device: torch.device) -> str:
     """fp32, bf16 or fp16; what the run leaves open is what such a device is expected to have."""
     if run.train.precision != "auto":
         return run.train.precision
-    return "fp32" if device.type == "cpu" else "bf16"
+    if device.type == "cpu":
+        return "fp32"
+    own = chosen("auto") if torch.cuda.is_available() else "bf16"
+    return "fp32" if own == "no" else own
 
 
 def _with(run: Run, **changes: Any) -> Run:

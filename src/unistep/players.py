@@ -150,12 +150,12 @@ def put(targets: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
 
 
 def learning_rate(run: Run, step: int, decays: bool = True) -> float:
-    """Share of the full rate at `step` (from 0): linear warm-up, then a cosine down to lr_min or 1."""
+    """Share of the full rate at `step` (from 0): linear warm-up, then a cosine down to lr_min; or 1."""
     t = run.train
-    if step < t.warmup:
-        return (step + 1) / t.warmup
     if not decays:
         return 1.0
+    if step < t.warmup:
+        return (step + 1) / t.warmup
     progress = (step - t.warmup) / max(1, t.steps - t.warmup)
     return t.lr_min + (1 - t.lr_min) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 

@@ -84,6 +84,8 @@ class Validation:
             crops.append(image[:, top : top + size, left : left + size])
         smallest = min(crop.shape[1] for crop in crops)
         x = torch.stack([crop[:, :smallest, :smallest] for crop in crops]).float() / 255
+        # A large model's decoder needs gigabytes for 512 pixels.
+        self.at_once = max(1, 4 * 256**2 // smallest**2)
         self.pairs = {
             name: degrade(x, DEGRADATIONS[name], seed=10_007, indices=list(range(len(x))))
             for name in self.presets
@@ -97,7 +99,7 @@ class Validation:
         for name, (x_lq, x_hq) in self.pairs.items():
             scale = x_hq.shape[-1] // x_lq.shape[-1]
             bicubic = F.interpolate(x_lq, scale_factor=scale, mode="bicubic").clamp(0, 1)
-            output = torch.cat([restore(x).clamp(0, 1) for x in torch.split(x_lq, 4)])
+            output = self._restored(x_lq, restore)
             gain = (psnr_y(output, x_hq) - psnr_y(bicubic, x_hq)).mean().item()
             few = slice(self.judged)
             if name not in self.swd_bicubic:
@@ -114,8 +116,11 @@ class Validation:
     def sheet(self, step: int, restore: Callable[[Tensor], Tensor]) -> None:
         """The pictures alone, without scores: quick enough for the first steps."""
         few = [(x_lq[: self.shown], x_hq[: self.shown]) for x_lq, x_hq in self.pairs.values()]
-        rows = [row for x_lq, x_hq in few for row in self._rows(x_lq, restore(x_lq).clamp(0, 1), x_hq)]
+        rows = [row for x_lq, x_hq in few for row in self._rows(x_lq, self._restored(x_lq, restore), x_hq)]
         save_sheet(self.sheets / f"step-{step:07d}.png", rows)
+
+    def _restored(self, x_lq: Tensor, restore: Callable[[Tensor], Tensor]) -> Tensor:
+        return torch.cat([restore(x).clamp(0, 1) for x in torch.split(x_lq, self.at_once)])
 
     def _rows(self, x_lq: Tensor, output: Tensor, x_hq: Tensor) -> list[Tensor]:
         """The first images as rows of a sheet: input, output, truth."""

@@ -24,7 +24,7 @@ from .data.pairs import Pairs, Photographs
 from .errors import ConfigError, TrainingError
 from .featurenets import FeatureNet
 from .image import Picture, write_image
-from .opening import build, open_base
+from .opening import EQUAL, build, open_base
 from .players import players
 from .recipes import recipe
 from .steps import Steps
@@ -110,7 +110,9 @@ def miniature(run: Run, folder: Path) -> tuple[Run, Path]:
     if isinstance(base, SD21Config) and base.critic:
         base = dataclasses.replace(base, critic=str(tiny.write("sdxl", folder / "sdxl")))
     if train.features != "teacher":
-        train = dataclasses.replace(train, features=FEATURES, features_file=str(classifier(folder)))
+        train = dataclasses.replace(
+            train, features=FEATURES, features_file=str(classifier(folder)), features_heads=EQUAL
+        )
     train = dataclasses.replace(
         train, steps=STEPS, batch=BATCH, micro=1 if train.micro else 0, lr=rate, lr_critic=rate, lr_min=1.0,
         warmup=0, precision="fp32", early=(),
@@ -225,52 +227,52 @@ BANDS: dict[str, tuple[Losses, Losses]] = {
     ),
     "tsdsr-sd3": (
         {
-            "student/tsd": 0.00307417, "student/lpips": 0.0194164, "student/mse": 1.17114,
-            "student/grad_norm": 8.06556, "critic/score": 2.91978, "critic/grad_norm": 0.063097,
+            "student/tsd": 0.00307417, "student/lpips": 0.0193816, "student/mse": 1.17114,
+            "student/grad_norm": 8.06775, "critic/score": 2.91978, "critic/grad_norm": 0.063097,
         },
         {
-            "student/tsd": 0.00180039, "student/lpips": 0.0209244, "student/mse": 1.47415,
-            "student/grad_norm": 7.53293, "critic/score": 1.65443, "critic/grad_norm": 0.0264462,
+            "student/tsd": 0.00180039, "student/lpips": 0.0217647, "student/mse": 1.47532,
+            "student/grad_norm": 7.55882, "critic/score": 1.65441, "critic/grad_norm": 0.0265741,
         },
     ),
     "tsdsr-sd21": (
         {
-            "student/tsd": 0.136464, "student/lpips": 0.0229105, "student/mse": 129.606,
-            "student/grad_norm": 888.21, "critic/score": 1.37986, "critic/grad_norm": 0.52076,
+            "student/tsd": 0.136464, "student/lpips": 0.0229426, "student/mse": 129.606,
+            "student/grad_norm": 888.208, "critic/score": 1.37986, "critic/grad_norm": 0.52076,
         },
         {
-            "student/tsd": 0.00913954, "student/lpips": 0.0194368, "student/mse": 117.572,
-            "student/grad_norm": 405.155, "critic/score": 1.55614, "critic/grad_norm": 0.444232,
+            "student/tsd": 0.00913953, "student/lpips": 0.0196589, "student/mse": 117.572,
+            "student/grad_norm": 405.153, "critic/score": 1.55613, "critic/grad_norm": 0.444232,
         },
     ),
     "tsdsr-sd2": (
         {
-            "student/tsd": 0.136464, "student/lpips": 0.0229105, "student/mse": 129.606,
-            "student/grad_norm": 888.21, "critic/score": 1.37986, "critic/grad_norm": 0.52076,
+            "student/tsd": 0.136464, "student/lpips": 0.0229426, "student/mse": 129.606,
+            "student/grad_norm": 888.208, "critic/score": 1.37986, "critic/grad_norm": 0.52076,
         },
         {
-            "student/tsd": 0.00913954, "student/lpips": 0.0194368, "student/mse": 117.572,
-            "student/grad_norm": 405.155, "critic/score": 1.55614, "critic/grad_norm": 0.444232,
+            "student/tsd": 0.00913953, "student/lpips": 0.0196589, "student/mse": 117.572,
+            "student/grad_norm": 405.153, "critic/score": 1.55613, "critic/grad_norm": 0.444232,
         },
     ),
     "dfosd-sd21": (
         {
-            "student/mse": 0.27789, "student/ea_dists": 0.280078, "student/nad": 0.075463,
-            "student/grad_norm": 0.27019, "critic/nad": 1.39104, "critic/grad_norm": 0.125045,
+            "student/mse": 0.27789, "student/ea_dists": 0.293202, "student/nad": 0.0753674,
+            "student/grad_norm": 0.40162, "critic/nad": 1.39104, "critic/grad_norm": 0.125045,
         },
         {
-            "student/mse": 0.199574, "student/ea_dists": 0.282543, "student/nad": 0.066976,
-            "student/grad_norm": 0.281789, "critic/nad": 1.39739, "critic/grad_norm": 0.250585,
+            "student/mse": 0.199903, "student/ea_dists": 0.292471, "student/nad": 0.0675633,
+            "student/grad_norm": 0.256387, "critic/nad": 1.39766, "critic/grad_norm": 0.259032,
         },
     ),
     "dfosd-sd21-sdxl": (
         {
-            "student/mse": 0.27789, "student/ea_dists": 0.280078, "student/nad": 0.0678198,
-            "student/grad_norm": 0.270548, "critic/nad": 1.39017, "critic/grad_norm": 0.203602,
+            "student/mse": 0.27789, "student/ea_dists": 0.293202, "student/nad": 0.0684791,
+            "student/grad_norm": 0.401998, "critic/nad": 1.39017, "critic/grad_norm": 0.203602,
         },
         {
-            "student/mse": 0.199375, "student/ea_dists": 0.28193, "student/nad": 0.0745171,
-            "student/grad_norm": 0.286373, "critic/nad": 1.38858, "critic/grad_norm": 0.266772,
+            "student/mse": 0.20007, "student/ea_dists": 0.293188, "student/nad": 0.0712968,
+            "student/grad_norm": 0.243044, "critic/nad": 1.38932, "critic/grad_norm": 0.266782,
         },
     ),
     "tadsr-resshift": (
@@ -295,12 +297,12 @@ BANDS: dict[str, tuple[Losses, Losses]] = {
     ),
     "osediff-sd21": (
         {
-            "student/mse": 0.346929, "student/lpips": 0.0463767, "student/vsd": 0.0251252,
-            "student/grad_norm": 52.4073, "critic/score": 1.3695, "critic/grad_norm": 3.52946,
+            "student/mse": 0.346929, "student/lpips": 0.0465174, "student/vsd": 0.00406777,
+            "student/grad_norm": 23.0511, "critic/score": 1.3695, "critic/grad_norm": 3.52946,
         },
         {
-            "student/mse": 0.277869, "student/lpips": 0.0357339, "student/vsd": 0.0269468,
-            "student/grad_norm": 74.3606, "critic/score": 1.31103, "critic/grad_norm": 6.75427,
+            "student/mse": 0.28699, "student/lpips": 0.0395437, "student/vsd": 0.0322133,
+            "student/grad_norm": 103.044, "critic/score": 1.40589, "critic/grad_norm": 9.5907,
         },
     ),
     "sinsr-resshift": (

@@ -36,7 +36,7 @@ def precision(wish: str) -> str:
     if wish != "auto":
         return "no" if wish == "fp32" else wish
     if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
     return "bf16" if torch.cpu._is_avx512_bf16_supported() else "no"
 
 

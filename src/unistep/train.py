@@ -25,9 +25,9 @@ from .config import Run, override
 from .data.pairs import Pairs, Photographs
 from .data.skipping import ignore
 from .denoiser import Batch, Method
-from .errors import TrainingError
+from .errors import ConfigError, TrainingError
 from .export import STUDENT, export
-from .opening import build, digests, lessons, open_base
+from .opening import build, check_run, digests, lessons, open_base
 from .perceptual import Form
 from .players import Player, players, whole
 from .progress import Log, Validation, progress_line
@@ -55,6 +55,8 @@ def train(
         yield step + 1, steps(step, batches)
 
 
+FEW_TEXTS = 256
+"""As many are embedded at the start of a run on several processes."""
 Report = Callable[[str], None]
 Tick = Callable[[float, str], None]
 """Called now and then with the share that is done and a line that says more."""
@@ -79,11 +81,19 @@ def _fit(
     run: Run, data: Path, out: Path, report: Report, tick: Tick | None, accelerator: "Accelerator"
 ) -> Path:
     t, writes, world = run.train, accelerator.is_main_process, accelerator.num_processes
+    check_run(run)
     micro = t.batch // (world * forwards(t, world))
     if accelerator.device.type == "cuda" and (note := planmemory.check(run, accelerator.device, micro)):
         report(note)
     photographs = Photographs(data, run.data.holdout, run.data.strict, report)
+    texts = photographs.texts() if run.data.prompts and not photographs.prepared else []
+    if world > 1 and len(texts) > FEW_TEXTS:
+        raise ConfigError(
+            f"expected a folder of unistep prepare for {world} processes and {len(texts)} texts, which one "
+            "process would embed while the others wait, found photographs: unistep prepare, then train on it"
+        )
     torch.manual_seed(t.seed)
+    compare(out, run)
     with accelerator.main_process_first():  # embeddings of texts are made by one, read by all
         base, parent = open_base(run, accelerator.device, photographs)
     method = build(run, base, accelerator.device)
@@ -91,7 +101,6 @@ def _fit(
     table = players(method, run)
     table["student"].stand_in = stand_in
     files = digests(run)
-    compare(out, run)
     pairs = Pairs(photographs.train, run.data, t.seed)
     batches = make_batches(base, pairs, run, accelerator.device, accelerator.process_index, world)
     pairs.preload(report)
@@ -105,6 +114,7 @@ def _fit(
         distances = [part.name for part in vars(method).values() if isinstance(part, Form)]
         report(
             f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; "
+            + ("" if photographs.held_out else "scores are of training images; ")
             + "".join(f"{name}; " for name in distances)
             + (f"{world} processes; " if world > 1 else "")
             + f"{accelerator.device}, {precision(t.precision)}; step {start} of {t.steps}"

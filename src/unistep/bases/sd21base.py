@@ -124,9 +124,13 @@ class SD21Base(LatentBase):
         super().inject(net, role, rank)
         if role == "student" and self.config.train_conv_in:
             old = net.conv_in.base_layer
-            own = OwnConv(old.in_channels, old.out_channels, old.kernel_size, padding=old.padding)
-            own.load_state_dict(old.state_dict())
-            net.conv_in.base_layer = own.to(old.weight.device)
+            device = old.weight.device
+            own = OwnConv(
+                old.in_channels, old.out_channels, old.kernel_size, padding=old.padding, device=device
+            )
+            if device.type != "meta":
+                own.load_state_dict(old.state_dict())
+            net.conv_in.base_layer = own
 
     def export(
         self, weights: Mapping[str, Tensor], method: str, dtype: torch.dtype

@@ -63,7 +63,8 @@ class SDXLFeatures(Features):
         """SDXL's latent of the picture that z shows, or z; the gradient goes through."""
         if self.codec is None or self.decode is None:
             return z
-        return self.codec.encode(self.decode(z))
+        with torch.autocast(z.device.type, enabled=False):  # SDXL's encoder overflows in float16
+            return self.codec.encode(self.decode(z).float())
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
         net, like = self.unet, self.unet.time_embedding.linear_1.bias

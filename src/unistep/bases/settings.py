@@ -11,6 +11,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 DEFAULT_PROMPT = ""
 
 
+MOST_RANK = 1024
+
+
 def require(known: Iterable[str], **settings: str) -> None:
     """Raises ConfigError for a setting of the base that is not in `known`."""
     for name, value in settings.items():
@@ -68,6 +71,12 @@ class AdaptedConfig:
         require(DTYPES, dtype=self.dtype)
         at_least(1, rank=self.rank, rank_score=self.rank_score)
         at_least(0, rank_encoder=self.rank_encoder)
+        for name in ("rank", "rank_encoder", "rank_score"):
+            if getattr(self, name) > MOST_RANK:
+                raise ConfigError(
+                    f"expected base.{name} to be at most {MOST_RANK}, found {getattr(self, name)}: a larger "
+                    "LoRA is hardly smaller than its layer"
+                )
         if not 0 <= self.alpha < float("inf"):
             raise ConfigError(f"expected base.alpha to be 0 or more, found {self.alpha}")
         if self.scale not in (1, 4):
