@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from unistep import smoke
-from unistep.bases import BASES, CompactConfig, ResShiftConfig, SD3Config, SD21Config
-from unistep.config import Run, TrainConfig
+from unistep.bases import BASES, CompactConfig, ResShiftConfig, SD3Config, SD21Config, tiny
+from unistep.config import Run, TrainConfig, override
 from unistep.data.pairs import DataConfig
 from unistep.errors import ConfigError
 from unistep.methods import METHODS, DFOSDConfig, OSEDiffConfig, SinSRConfig, TADSRConfig, obstacle
 from unistep.opening import open_base
+from unistep.recipes import recipe
 
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = str(ROOT / "benchmarks")
@@ -75,4 +76,18 @@ def test_a_pair_without_a_recipe_trains(pair):
 def test_a_pair_that_cannot_run_says_why(base):
     run = Run("x", base, TADSRConfig(), train=TrainConfig(init="nowhere"))
     with pytest.raises(ConfigError, match="its teacher must see the low-quality image"):
+        open_base(run, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    "name,kind,found",
+    [
+        ("tsdsr-sd3", "sd21", "without transformer/: take the base of tsdsr-sd3"),
+        ("tsdsr-sd21", "sd3", "without unet/: take the base of tsdsr-sd21"),
+        ("tsdsr-sd21", "sdxl", "Stable Diffusion XL"),
+    ],
+)
+def test_a_wrong_base_is_refused_before_its_texts_are_read(tmp_path, name, kind, found):
+    run = override(recipe(name), [f"train.init={tiny.write(kind, tmp_path / kind)}"])
+    with pytest.raises(ConfigError, match=f"expected train.init to be the folder of .*{found}"):
         open_base(run, torch.device("cpu"))

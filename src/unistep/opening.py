@@ -20,7 +20,7 @@ from .bases import (
     SD21Config,
 )
 from .bases.compact import CompactDenoiser
-from .bases.diffusersfolder import fingerprint
+from .bases.diffusersfolder import fingerprint, read_config
 from .bases.prompts import Prompts
 from .config import Run, TrainConfig, kind
 from .data.pairs import Photographs
@@ -98,6 +98,11 @@ def open_base(
                 f"expected train.init to be {STARTS[kind(run.base)]}, found {folder} without {component}/: "
                 f"take the base of {run.name}"
             )
+    if isinstance(run.base, SD21Config) and read_config(folder, "unet").get("addition_embed_type"):
+        raise ConfigError(
+            f"expected train.init to be {STARTS['sd21']}, found Stable Diffusion XL in {folder}: take the "
+            f"base of {run.name}"
+        )
     own = [photographs.folder / PROMPTS] if photographs and photographs.prepared else []
     prompts = Prompts(folder, kind(run.base), home() / "embeddings", device, own)
     told = photographs.texts() if photographs and run.data.prompts else []
