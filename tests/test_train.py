@@ -438,7 +438,7 @@ def test_a_perceptual_loss_needs_its_network(data, tmp_path):
 
 def test_a_student_needs_its_teacher(data, tmp_path):
     student = override(recipe("compact-dfosd"), [*TINY[1:], "train.init="])
-    with pytest.raises(ConfigError, match=r"expected train\.init to name the run's teacher"):
+    with pytest.raises(ConfigError, match=r"expected train\.init to name the teacher"):
         fit(student, data, tmp_path / "run", quiet)
     assert not (tmp_path / "run").exists()
 
@@ -556,7 +556,7 @@ def test_a_critic_with_a_rate_of_its_own():
         for step in (4, 10, 60, 109):
             player.step(step)
             rates.setdefault(name, []).append(player.optimiser.param_groups[0]["lr"] / player.lr)
-    assert rates["critic"] == pytest.approx([0.5, 1, 1, 1])
+    assert rates["critic"] == [1, 1, 1, 1]  # TAD-SR's has neither warm-up nor decay
     assert rates["student"] == pytest.approx([0.5, 1, 0.55, 0.1], abs=1e-3)
     constant = run("train.steps=20", "train.warmup=0", "train.lr_min=1")
     assert {learning_rate(constant, step) for step in range(20)} == {1.0}

@@ -4,6 +4,7 @@ The student stays Stable Diffusion 2.1. The paper does not say how its latents b
 told beside them; each of these is a setting (`SD21Config.critic_*`).
 """
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,9 @@ class SDXLFeatures(Features):
         """SDXL's latent of the picture that z shows, or z; the gradient goes through."""
         if self.codec is None or self.decode is None:
             return z
-        with torch.autocast(z.device.type, enabled=False):  # SDXL's encoder overflows in float16
-            return self.codec.encode(self.decode(z).float())
+        x, meta = self.decode(z).float(), z.device.type == "meta"  # which knows no autocast
+        with contextlib.nullcontext() if meta else torch.autocast(z.device.type, enabled=False):
+            return self.codec.encode(x)  # SDXL's encoder overflows in float16
 
     def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
         net, like = self.unet, self.unet.time_embedding.linear_1.bias

@@ -115,17 +115,8 @@ def usm_sharpen(x: Tensor, weight: float = 0.5, radius: int = 50, threshold: flo
     size = radius + 1 - radius % 2
     sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
     axis = torch.exp(-0.5 * ((torch.arange(size, device="cpu") - size // 2) / sigma) ** 2)
-    axis = axis / axis.sum()
-    residue = x - _blur(x, axis)
-    mask = _blur((residue.abs() * 255 > threshold).float(), axis)
+    kernel = torch.outer(axis, axis) / axis.sum() ** 2
+    residue = x - filter2d(x, kernel)
+    mask = filter2d((residue.abs() * 255 > threshold).float(), kernel)
     sharp = (x + weight * residue).clamp(0, 1)
     return mask * sharp + (1 - mask) * x
-
-
-def _blur(x: Tensor, axis: Tensor) -> Tensor:
-    """`filter2d` of [B, C, H, W] by the outer product of `axis` [k] with itself, as two convolutions."""
-    c, k = x.shape[1], len(axis)
-    mode = "reflect" if k // 2 < min(x.shape[-2:]) else "replicate"
-    weight = axis.to(x).expand(c, 1, k)
-    x = F.conv2d(F.pad(x, [k // 2] * 4, mode=mode), weight[..., None], groups=c)
-    return F.conv2d(x, weight[:, :, None], groups=c)
