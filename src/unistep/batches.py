@@ -16,7 +16,7 @@ from .data.pairs import Pairs, batches
 from .data.shards import Crop
 from .denoiser import Base, Batch
 from .errors import ConfigError, DataError
-from .opening import digests
+from .opening import base_digest
 
 
 def forwards(t: TrainConfig, world: int = 1) -> int:
@@ -78,7 +78,7 @@ def check(base: Base, pairs: Pairs, run: Run) -> None:
     if not isinstance(photo, Crop):
         return
     made, folder = photo.made, photo.shard.parent
-    name, sha256 = kind(run.base), digests(run).get("train.init", "")
+    name, sha256 = kind(run.base), base_digest(run)
     if (made.base, made.sha256) != (name, sha256):
         raise DataError(
             f"{folder}: expected latents of the base {name} with sha256 {sha256 or '-'}, found latents of "

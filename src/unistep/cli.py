@@ -60,7 +60,7 @@ app.command(
     help_epilogue="""Examples:
   unistep train compact-teacher --data photos --out run --set train.steps=1000
   unistep train tsdsr-sd3 --plan
-  accelerate launch --num_processes 4 -m unistep train tsdsr-sd3 --data photos --out run""",
+  accelerate launch -m unistep train tsdsr-sd3 --data photos --out run""",
 )
 app.command(
     prepare, help_epilogue="Example:\n  unistep prepare tsdsr-sd3 --data photos --out crops --crops 4"

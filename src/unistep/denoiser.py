@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from .errors import ConfigError
 from .process import Process
 
 Terms = dict[str, Tensor]
@@ -164,6 +165,16 @@ class Method(Protocol):
 def guide(z0: Tensor, z0_null: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance on z_0: affine, so the same as on eps or v."""
     return z0_null + scale * (z0 - z0_null)
+
+
+def check_times(config: Any, names: Sequence[str], process: Process) -> int:
+    """The last index of the process. Raises ConfigError for a setting in `names` that is not an index of it."""
+    last = len(process) - 1
+    for name in names:
+        if not 0 <= getattr(config, name) <= last:
+            raise ConfigError(f"expected method.{name} to be from 0 to {last}, the last index of the "
+                              f"process, found {getattr(config, name)}")  # fmt: skip
+    return last
 
 
 def join(*conds: Cond) -> Cond:

@@ -14,7 +14,6 @@ from .bases import lora
 from .bases.compact import CompactConfig
 from .bases.sd21 import osediff_file
 from .config import Run, kind
-from .denoiser import Base
 from .errors import ConfigError, TrainingError
 from .methods import OSEDiffConfig
 from .opening import open_base
@@ -27,14 +26,13 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 
 def export(
     folder: Path, out: Path, authors: Path | None = None, dtype: torch.dtype = torch.float16,
-    base: Base | None = None, report: Callable[[str], None] = print,
+    report: Callable[[str], None] = print,
 ) -> Path:  # fmt: skip
     """Folds the best weights of the run in `folder` into the file `out`, and returns that.
 
     Args:
         authors: a folder for the LoRA files (ResShift: the state dict) in the authors' layout, float32.
         dtype: of the tensors in `out`.
-        base: the run's own, where it is open already.
 
     Raises TrainingError for a folder without a run or without weights; ConfigError and ModelError if the
     base cannot be opened, or is another than the run's.
@@ -46,7 +44,7 @@ def export(
             f"unistep upscale -m {folder / WEIGHTS}"
         )
     weights = checkpoint.read_tensors(folder / WEIGHTS)
-    base = base or open_base(run, torch.device("cpu"))[0]
+    base, _ = open_base(run, torch.device("cpu"))
     student, tensors = base.export(weights, kind(run.method), dtype)
     about = {key: value for key, value in header.items() if key != "format"}
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +81,7 @@ def open_base(
     t = run.train
     if isinstance(run.base, CompactConfig):
         return open_compact(run, device)
-    found = digests(run)["train.init"]
+    found = base_digest(run)
     if run.base.sha256 not in ("", found):
         raise ConfigError(
             f"expected {t.init} to be the base of {run.name} with sha256 {run.base.sha256}, found {found}: "
@@ -104,13 +104,18 @@ def open_base(
             f"base of {run.name}"
         )
     own = [photographs.folder / PROMPTS] if photographs and photographs.prepared else []
-    prompts = Prompts(folder, kind(run.base), home() / "embeddings", device, own)
+    prompts = open_prompts(run, device, own)
     told = photographs.texts() if photographs and run.data.prompts else []
     prompts.fill([run.base.prompt, run.base.negative, *told])
     if isinstance(run.base, SD3Config):
         return SD3Base(folder, run.base, prompts, device), {}
     critic = str(component_folder(run.base.critic)) if run.base.critic else ""
     return SD21Base(folder, dataclasses.replace(run.base, critic=critic), prompts, device), {}
+
+
+def open_prompts(run: Run, device: torch.device, more: Sequence[Path] = ()) -> Prompts:
+    """The base's texts as embeddings, kept for all runs; `more`: folders in which some may be, too."""
+    return Prompts(component_folder(run.train.init), kind(run.base), home() / "embeddings", device, more)
 
 
 def open_compact(run: Run, device: torch.device) -> tuple[Base, dict[str, Any]]:
@@ -145,10 +150,15 @@ def digests(run: Run) -> dict[str, str]:
     if isinstance(run.base, SD21Config) and run.base.critic:
         found["base.critic"] = digest(run.base.critic, "sdxl")
     for section, name in FILES:
-        path = Path(str(getattr(getattr(run, section), name, "") or "."))
+        path = Path(getattr(getattr(run, section), name, ""))
         if f"{section}.{name}" not in found and path.is_file():
-            found[f"{section}.{name}"] = sha256(path)
+            found[f"{section}.{name}"] = digest(str(path), "")
     return found
+
+
+def base_digest(run: Run) -> str:
+    """SHA-256 of what train.init names, "" for nothing."""
+    return digest(run.train.init, kind(run.base)) if run.train.init else ""
 
 
 def digest(name: str, base: str) -> str:

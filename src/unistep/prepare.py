@@ -17,7 +17,6 @@ from torch import Tensor
 
 from .atomic import remove_leftovers
 from .authors import embeddings
-from .bases.prompts import Prompts
 from .bases.settings import AdaptedConfig, wordless
 from .config import Run, kind, override
 from .data.filters import usm_sharpen
@@ -27,8 +26,7 @@ from .data.skipping import Report, each
 from .data.sources import Photo, content, large_enough, load_rgb, size_of, text_of
 from .denoiser import Base
 from .errors import ConfigError, DataError
-from .hub import component_folder, home
-from .opening import digests, open_base
+from .opening import base_digest, open_base, open_prompts
 from .recipes import recipe
 
 ENCODED = 4
@@ -98,7 +96,7 @@ def prepare(
     if photographs.prepared:
         raise DataError(f"{data}: expected photographs, found a data set that is prepared: train with it")
     d = run.data
-    made = Made(kind(run.base), digests(run).get("train.init", ""), d.patch, d.usm_sharpen, d.latents)
+    made = Made(kind(run.base), base_digest(run), d.patch, d.usm_sharpen, d.latents)
     listed = _before(out, made)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     base, _ = open_base(run, device, photographs)
@@ -119,7 +117,7 @@ def prepare(
         tick((i + 1) / len(shards), line) if tick else report(line)
     if isinstance(run.base, AdaptedConfig):
         texts = {text for entry in entries for text in entry["texts"] if text is not None}
-        _prompts(run, device).copy([run.base.prompt, run.base.negative, *sorted(texts)], out / PROMPTS)
+        open_prompts(run, device).copy([run.base.prompt, run.base.negative, *sorted(texts)], out / PROMPTS)
     source = {"sha256": _contents(made, cuts), "images": len({cut.photo for cut in cuts})}
     save_index(out, made, entries, {"data": source})
     count = sum(entry["count"] for entry in entries)
@@ -197,10 +195,6 @@ def _entry(path: Path, photographs: Photographs, part: Sequence[Cut], run: Run) 
     }
 
 
-def _prompts(run: Run, device: torch.device) -> Prompts:
-    return Prompts(component_folder(run.train.init), kind(run.base), home() / "embeddings", device)
-
-
 def main(
     name: str,
     data: Path,
@@ -221,7 +215,7 @@ def main(
         )
     for text, folder in zip(("prompt", "negative"), given, strict=True):
         if folder is not None:
-            _prompts(run, torch.device("cpu")).take(getattr(run.base, text), embeddings(folder))
+            open_prompts(run, torch.device("cpu")).take(getattr(run.base, text), embeddings(folder))
     try:
         return prepare(run, data, out, most, report, tick)
     except OSError as error:

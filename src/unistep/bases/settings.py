@@ -8,7 +8,6 @@ import torch
 from ..errors import ConfigError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-DEFAULT_PROMPT = ""
 
 
 MOST_RANK = 1024
@@ -38,7 +37,7 @@ def wordless(base: str) -> ConfigError:
 class AdaptedConfig:
     """A Stable Diffusion whose own weights stay frozen: each role trains a LoRA of its own."""
 
-    prompt: str = DEFAULT_PROMPT
+    prompt: str = ""
     """What the student is told, and every other role where images have no prompts of their own."""
     negative: str = ""
     """The condition without content, for classifier-free guidance."""
@@ -63,7 +62,7 @@ class AdaptedConfig:
     dtype: str = "fp32"
     """Of the frozen denoiser's weights: fp32, bf16 or fp16. LoRAs and autoencoder stay float32."""
     checkpointing: bool = False
-    """Blocks are computed again in the backward pass instead of kept: less memory, about a third slower."""
+    """Blocks are computed again in the backward pass instead of kept: less memory, more arithmetic."""
     sha256: str = ""
     """What `train.init` must hash to (`unistep train` prints it); empty: the run remembers what it found."""
 
@@ -123,6 +122,6 @@ class ResShiftConfig:
     variant: str = ""
     """What `train.init` must be of: resshift-15, resshift-4, resshift-faces, ...; empty: of any."""
     checkpointing: bool = False
-    """Blocks are computed again in the backward pass instead of kept: less memory, about a third slower."""
+    """Blocks are computed again in the backward pass instead of kept: less memory, more arithmetic."""
     sha256: str = ""
     """What `train.init` must hash to; empty: the run remembers what it found."""

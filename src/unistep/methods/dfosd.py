@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Terms, filled, start
+from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Terms, check_times, filled, start
 from ..errors import ConfigError
 from ..losses import edge_loss, grid_loss
 from ..process import Process
@@ -117,11 +117,8 @@ class DFOSD:
         self.config, self.student, self.critic = config, student, critic
         self.decode, self.distance = decode, distance
         self.name = config.discriminator.replace("-", "_")
-        last = len(student.process) - 1
-        for name in ("t_student", "t_nad_max") if critic is not None else ("t_student",):
-            if not 0 <= getattr(config, name) <= last:
-                raise ConfigError(f"expected method.{name} to be from 0 to {last}, the last index of the "
-                                  f"process, found {getattr(config, name)}")  # fmt: skip
+        times = ("t_student", "t_nad_max") if critic is not None else ("t_student",)
+        check_times(config, times, student.process)
 
     @classmethod
     def build(cls, config: DFOSDConfig, base: Base, perceptual: Callable[[str], Distance]) -> "DFOSD":

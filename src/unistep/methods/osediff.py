@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, filled, start
+from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, check_times, filled, start
 from ..errors import ConfigError
 from .tsdsr import predict, score_loss, unguided
 
@@ -71,11 +71,7 @@ class OSEDiff:
     ):  # fmt: skip
         self.config, self.student, self.teacher, self.critic = config, student, teacher, score
         self.decode, self.lpips = decode, lpips
-        last = len(teacher.process) - 1
-        for name in ("t_student", "t_max"):
-            if not 0 <= getattr(config, name) <= last:
-                raise ConfigError(f"expected method.{name} to be from 0 to {last}, the last index of the "
-                                  f"process, found {getattr(config, name)}")  # fmt: skip
+        check_times(config, ("t_student", "t_max"), teacher.process)
 
     @classmethod
     def build(cls, config: OSEDiffConfig, base: Base, perceptual: Callable[[str], Distance]) -> "OSEDiff":

@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, filled, guide, join
+from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, check_times, filled, guide, join
 from ..errors import ConfigError
 from ..losses import push
 from ..process import Process
@@ -135,11 +135,8 @@ class TSDSR:
             # The directions are descended, and z_0 has the opposite sign of noise: the student would flee z.
             raise ConfigError("expected method.process to be one whose network predicts noise or velocity, "
                               f"found “{config.process}”, which predicts z_0; set flow or ddpm")  # fmt: skip
-        last, reach = len(teacher.process) - 1, config.dasm_steps * config.dasm_stride
-        for name in ("t_student", "t_max"):
-            if not 0 <= getattr(config, name) <= last:
-                raise ConfigError(f"expected method.{name} to be from 0 to {last}, the last index of the "
-                                  f"process, found {getattr(config, name)}")  # fmt: skip
+        last = check_times(config, ("t_student", "t_max"), teacher.process)
+        reach = config.dasm_steps * config.dasm_stride
         if reach > last:
             raise ConfigError(f"expected method.dasm_steps * method.dasm_stride to be at most {last}, the "
                               f"last index of the process, found {reach}")  # fmt: skip
