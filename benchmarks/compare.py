@@ -43,9 +43,9 @@ from quality import (
 )
 from runs import ABLATIONS, ROWS, Job, plan, read_json, train_all, write_json
 
-from unistep.checkpoint import read_header, resolve
 from unistep.errors import UnistepError
-from unistep.metrics import METRICS, Score
+from unistep.evaluation.metrics import METRICS, Score
+from unistep.models.checkpoint import read_header, resolve
 
 SLOT = "one-step slot"
 ABLATION_SETS = ("light", "pairs")

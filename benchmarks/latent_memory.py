@@ -24,11 +24,11 @@ from smallmemory import filled
 from torch import nn
 from vae import SD
 
-from unistep.bases import planning
-from unistep.bases.codecs import KLCodec
-from unistep.bases.latent import LatentConfig, LatentStudent
-from unistep.bases.nets.mmdit import FoldedMMDiT, MMDiTConfig
-from unistep.bases.nets.sdunet import FoldedUNet, UNetConfig
+from unistep.autoencoder.codecs import KLCodec
+from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
+from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
+from unistep.students import planning
+from unistep.students.latent import LatentConfig, LatentStudent
 
 DENOISERS: dict[str, Callable[[], nn.Module]] = {
     "SD2.1, levels of 64 to 256": lambda: FoldedUNet(

@@ -12,9 +12,9 @@ from pathlib import Path
 from backbones import write
 
 from unistep.bases import BASES
-from unistep.config import kind
 from unistep.methods import METHODS, obstacle
-from unistep.recipes import RECIPES
+from unistep.recipes.config import kind
+from unistep.recipes.recipes import RECIPES
 
 MARKS = "<!-- matrix:begin -->", "<!-- matrix:end -->"
 TITLES = {"compact": "compact", "sd3": "SD3", "sd21": "SD2, SD2.1", "resshift": "ResShift"}

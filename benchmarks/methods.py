@@ -23,13 +23,13 @@ import torch
 from accelerate import Accelerator
 from torch.utils.flop_counter import FlopCounterMode
 
-from unistep.checkpoint import read_header, resolve
-from unistep.config import Run, override
-from unistep.denoiser import Batch
+from unistep.diffusion.denoiser import Batch
 from unistep.errors import UnistepError
-from unistep.players import Player, players
-from unistep.recipes import recipe
-from unistep.train import build, open_base, precision, train
+from unistep.models.checkpoint import read_header, resolve
+from unistep.recipes.config import Run, override
+from unistep.recipes.recipes import recipe
+from unistep.training.loop import build, open_base, precision, train
+from unistep.training.players import Player, players
 
 RECIPES = ("compact-tsdsr", "compact-dfosd", "compact-tadsr")
 GROWTH = {

@@ -25,15 +25,16 @@ from peft import LoraConfig, inject_adapter_in_model
 from smallmemory import filled
 from torch import Tensor, nn
 
-from unistep.bases.codecs import Codec, KLCodec, VQCodec
-from unistep.bases.latent import LatentConfig, LatentStudent
-from unistep.bases.nets import mmdit, sdunet
-from unistep.bases.nets.swin import SwinConfig, SwinUNet
-from unistep.bases.nets.swin import fold as fold_swin
-from unistep.bases.onestep import load_exactly
-from unistep.bases.resshift import VARIANTS, FoldedSwin, input_scale
-from unistep.bench import measured_peaks, timed
-from unistep.counting import Peaks, count
+from unistep.autoencoder.codecs import Codec, KLCodec, VQCodec
+from unistep.bases.resshift.student import VARIANTS, FoldedSwin, input_scale
+from unistep.bases.resshift.swin import SwinConfig, SwinUNet
+from unistep.bases.resshift.swin import fold as fold_swin
+from unistep.bases.sd3 import mmdit
+from unistep.bases.sd21 import sdunet
+from unistep.evaluation.bench import measured_peaks, timed
+from unistep.evaluation.counting import Peaks, count
+from unistep.students.latent import LatentConfig, LatentStudent
+from unistep.students.onestep import load_exactly
 
 
 @dataclass(frozen=True)

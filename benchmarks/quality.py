@@ -26,7 +26,7 @@ from torch import Tensor
 from unistep.data.degrade import DEGRADATIONS, degrade
 from unistep.data.pairs import DataConfig, Photographs
 from unistep.errors import ImageError, UnistepError
-from unistep.metrics import METRICS, Score
+from unistep.evaluation.metrics import METRICS, Score
 
 Method = Callable[[Tensor], Tensor]  # [1,3,h,w] -> [1,3,4h,4w], both in [0,1]
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -109,7 +109,7 @@ def peer(path: Path) -> Method:
 
 
 def student(path: Path) -> Method:
-    from unistep.checkpoint import load_student
+    from unistep.models.checkpoint import load_student
 
     net = ready(load_student(path))
     return lambda x: (net((x * 2 - 1).contiguous(memory_format=torch.channels_last)) + 1) / 2

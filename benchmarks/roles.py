@@ -20,14 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unistep.bases import latentbase, published, sd3
-from unistep.bases.codecs import KLCodec
+from unistep.autoencoder.codecs import KLCodec
+from unistep.bases import latentbase, published
 from unistep.bases.latentbase import Opened
-from unistep.bases.sd3base import SD3Base
+from unistep.bases.sd3 import student as sd3
+from unistep.bases.sd3.base import SD3Base
 from unistep.bases.settings import SD3Config
-from unistep.denoiser import Batch
+from unistep.diffusion.denoiser import Batch
+from unistep.diffusion.process import flow
 from unistep.methods import TSDSR, TSDSRConfig
-from unistep.process import flow
 
 NARROW = {"num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 6, "caption_projection_dim": 192}
 LAYOUTS = ("shared", "two copies", "three copies")

@@ -17,11 +17,11 @@ import torch
 from methods import cpu_seconds
 
 from unistep.atomic import atomic_write
-from unistep.checkpoint import read_header
-from unistep.config import Run, override
 from unistep.data.pairs import Pairs, Photographs, batches
 from unistep.errors import UnistepError
-from unistep.recipes import recipe
+from unistep.models.checkpoint import read_header
+from unistep.recipes.config import Run, override
+from unistep.recipes.recipes import recipe
 
 Row = tuple[str, tuple[str, ...]]
 """A recipe, and what the row changes in it."""

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from unistep import METRICS, Upscaler
-from unistep.resize import resize
-from unistep.tiling import bands
+from unistep.pixels.resize import resize
+from unistep.pixels.tiling import bands
 
 
 def tensor(image: np.ndarray) -> torch.Tensor:

@@ -17,10 +17,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unistep.bases.nets.mmdit import FoldedMMDiT, MMDiTConfig
-from unistep.bases.nets.sdunet import FoldedUNet, UNetConfig
-from unistep.bases.resshift import FoldedSwin, SwinConfig
-from unistep.bases.smallmemory import blocks, offload, quantise, stored_bytes
+from unistep.bases.resshift.student import FoldedSwin, SwinConfig
+from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
+from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
+from unistep.students.smallmemory import blocks, offload, quantise, stored_bytes
 
 REAL: dict[str, Callable[[], nn.Module]] = {
     "SD3": lambda: FoldedMMDiT(MMDiTConfig()),

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from unistep.bases.codecs import TinyCodec
+from unistep.autoencoder.codecs import TinyCodec
 
 SIDE = 512
 KINDS = (".png", ".jpg", ".jpeg", ".webp")

@@ -15,9 +15,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from unistep.bases import layersync
-from unistep.bases.codecs import KLCodec
-from unistep.bases.peak import Live
+from unistep.autoencoder import layersync
+from unistep.autoencoder.codecs import KLCodec
+from unistep.students.peak import Live
 
 SD = {
     "block_out_channels": (128, 256, 512, 512),

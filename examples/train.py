@@ -12,7 +12,7 @@ from PIL import Image
 from skimage import data
 
 from unistep import Upscaler
-from unistep.train import main
+from unistep.training.loop import main
 
 out = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/example")
 photographs = out / "photographs"

@@ -8,10 +8,10 @@ import goldens
 import torch
 from safetensors.torch import load_file
 
-from unistep.authors import Request, student
-from unistep.bases.latent import LatentStudent
-from unistep.bases.onestep import Options
-from unistep.checkpoint import load_student
+from unistep.models.authors import Request, student
+from unistep.models.checkpoint import load_student
+from unistep.students.latent import LatentStudent
+from unistep.students.onestep import Options
 
 GOLDEN = goldens.GOLDEN
 

@@ -6,10 +6,10 @@ import functools
 import goldens
 import torch
 
-from unistep.bases.codecs import KLCodec
+from unistep.autoencoder.codecs import KLCodec
 from unistep.bases.latentbase import Opened
-from unistep.bases.sd3base import SD3Base
-from unistep.bases.sd21base import SD21Base
+from unistep.bases.sd3.base import SD3Base
+from unistep.bases.sd21.base import SD21Base
 from unistep.bases.settings import SD3Config, SD21Config
 
 GOLDEN = goldens.GOLDEN

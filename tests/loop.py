@@ -8,11 +8,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from unistep.bases.compact import CompactBase, CompactConfig, CompactDenoiser
-from unistep.config import MethodConfig, Run, TrainConfig
-from unistep.denoiser import Batch
-from unistep.players import players
-from unistep.train import build, train
+from unistep.bases.compact.base import CompactBase, CompactConfig, CompactDenoiser
+from unistep.diffusion.denoiser import Batch
+from unistep.recipes.config import MethodConfig, Run, TrainConfig
+from unistep.training.loop import build, train
+from unistep.training.players import players
 
 TINY = CompactConfig((8, 8, 8), (1, 1, 1))
 

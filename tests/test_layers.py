@@ -104,7 +104,7 @@ def test_imports_come_from_lower_rows(name):
 def test_a_wrong_import_is_seen():
     assert violations("process", ast.parse("from .bases.compact import decode"))
     assert violations("methods.teacher", ast.parse("def f():\n    from ..bases import BASES"))
-    assert violations("data.pairs", ast.parse("import unistep.metrics"))
+    assert violations("data.pairs", ast.parse("import unistep.evaluation.metrics"))
     assert not violations("train", ast.parse("from .bases.compact import decode"))
 
 

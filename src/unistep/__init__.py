@@ -11,19 +11,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import UnistepError
+    from .evaluation.metrics import METRICS
     from .image import Picture, read_image, write_image
-    from .metrics import METRICS
-    from .recipes import RECIPES
-    from .upscaler import Upscaler
+    from .recipes.recipes import RECIPES
+    from .upscaling.upscaler import Upscaler
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "METRICS": "metrics",
+    "METRICS": "evaluation.metrics",
     "Picture": "image",
     "RECIPES": "recipes",
     "UnistepError": "errors",
-    "Upscaler": "upscaler",
+    "Upscaler": "upscaling.upscaler",
     "read_image": "image",
     "write_image": "image",
 }

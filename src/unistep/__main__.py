@@ -2,6 +2,6 @@
 
 import sys
 
-from unistep.cli import main
+from unistep.command.cli import main
 
 sys.exit(main())

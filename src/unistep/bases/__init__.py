@@ -1,9 +1,9 @@
 """A new base: write its file, add one line here."""
 
-from .compact import CompactBase, CompactConfig
-from .resshiftbase import ResShiftBase
-from .sd3base import SD3Base
-from .sd21base import SD21Base
+from .compact.base import CompactBase, CompactConfig
+from .resshift.base import ResShiftBase
+from .sd3.base import SD3Base
+from .sd21.base import SD21Base
 from .settings import ResShiftConfig, SD3Config, SD21Config
 
 BASES = {

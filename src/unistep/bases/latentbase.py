@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Cond, Denoiser, Features, filled
+from ..autoencoder.codecs import KLCodec
+from ..diffusion.denoiser import Cond, Denoiser, Features, filled
+from ..diffusion.process import Process
 from ..errors import ConfigError
-from ..process import Process
+from ..students.onestep import part
 from . import lora
-from .codecs import KLCodec
 from .diffusersfolder import read_tensors
-from .onestep import part
 from .settings import DTYPES, AdaptedConfig
 
 VAE_TARGETS = (

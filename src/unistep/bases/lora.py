@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from .extras import extra
+from ..extras import extra
 
 
 def strip(names: Mapping[str, Tensor], prefix: str = "", adapter: str = "") -> dict[str, Tensor]:

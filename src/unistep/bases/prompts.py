@@ -16,8 +16,9 @@ from torch import Tensor
 
 from ..atomic import atomic_path, atomic_write
 from ..errors import ModelError
-from . import sd3, sd21
 from .diffusersfolder import fingerprint, read_config, read_tensors
+from .sd3 import student as sd3
+from .sd21 import student as sd21
 
 Embedding = tuple[Tensor, Tensor | None]
 """[1, tokens, D], and where the base takes one [1, P]; float32."""

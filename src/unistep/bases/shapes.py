@@ -5,19 +5,21 @@ from typing import Any
 
 import torch
 
-from ..denoiser import Base
-from ..process import flow
-from . import BASES, sd3, sd21
-from .codecs import KLCodec
-from .compact import CompactBase, CompactConfig, CompactDenoiser
+from ..autoencoder.codecs import KLCodec
+from ..autoencoder.vq import VQ, VQConfig
+from ..diffusion.denoiser import Base
+from ..diffusion.process import flow
+from ..extras import extra
+from . import BASES
+from .compact.base import CompactBase, CompactConfig, CompactDenoiser
 from .diffusersfolder import read_config
-from .extras import extra
 from .latentbase import Opened
-from .nets.swin import SwinConfig, SwinUNet
-from .nets.vq import VQ, VQConfig
-from .resshiftbase import ResShiftBase
-from .sd3base import SD3Base
-from .sd21base import SD21Base
+from .resshift.base import ResShiftBase
+from .resshift.swin import SwinConfig, SwinUNet
+from .sd3 import student as sd3
+from .sd3.base import SD3Base
+from .sd21 import student as sd21
+from .sd21.base import SD21Base
 from .settings import ResShiftConfig, SD3Config, SD21Config
 
 

@@ -16,14 +16,16 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..denoiser import Cond
+from ..autoencoder.codecs import Codec, KLCodec, VQCodec
+from ..autoencoder.vq import VQ, VQConfig
+from ..diffusion.denoiser import Cond
+from ..diffusion.process import Process, ddpm, flow
 from ..errors import ConfigError
-from ..process import Process, ddpm, flow
-from . import resshift, sd3, sd21
-from .codecs import Codec, KLCodec, VQCodec
-from .extras import extra
-from .nets.swin import SwinConfig, SwinUNet
-from .nets.vq import VQ, VQConfig
+from ..extras import extra
+from .resshift import student as resshift
+from .resshift.swin import SwinConfig, SwinUNet
+from .sd3 import student as sd3
+from .sd21 import student as sd21
 
 SEEN, SIDE, ROWS = 16, 64, 4096
 """How many pictures networks are fitted on, their side in pixels, and how many positions a fit looks at."""

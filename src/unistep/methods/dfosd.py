@@ -29,10 +29,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Terms, check_times, filled, start
+from ..diffusion.denoiser import (
+    Base,
+    Batch,
+    Cond,
+    Denoiser,
+    Distance,
+    Features,
+    Terms,
+    check_times,
+    filled,
+    start,
+)
+from ..diffusion.process import Process
 from ..errors import ConfigError
-from ..losses import edge_loss, grid_loss
-from ..process import Process
+from ..losses.terms import edge_loss, grid_loss
 
 SPATIAL = ("mse", "lpips", "ea-lpips", "dists", "ea-dists")
 Kernel = tuple[tuple[float, ...], ...]

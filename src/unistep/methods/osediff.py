@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, check_times, filled, start
+from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, check_times, filled, start
 from ..errors import ConfigError
 from .tsdsr import predict, score_loss, unguided
 

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, filled, sample, times
+from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, filled, sample, times
+from ..diffusion.process import Process
 from ..errors import ConfigError
-from ..process import Process
 
 
 @dataclass(frozen=True)

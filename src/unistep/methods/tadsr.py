@@ -24,10 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Terms, filled, sample, times
+from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Terms, filled, sample, times
+from ..diffusion.process import Process
 from ..errors import ConfigError
-from ..losses import push
-from ..process import Process
+from ..losses.terms import push
 
 Predictor = Callable[[Tensor, Tensor, Cond], Tensor]
 """F_phi: (z_t, t, cond) -> z_0."""

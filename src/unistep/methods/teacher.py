@@ -17,9 +17,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ..denoiser import Base, Batch, Distance, Terms
+from ..diffusion.denoiser import Base, Batch, Distance, Terms
 from ..errors import ConfigError
-from ..losses import edge_loss, grid_loss
+from ..losses.terms import edge_loss, grid_loss
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, check_times, filled, guide, join
+from ..diffusion.denoiser import (
+    Base,
+    Batch,
+    Cond,
+    Denoiser,
+    Distance,
+    Terms,
+    check_times,
+    filled,
+    guide,
+    join,
+)
+from ..diffusion.process import Process
 from ..errors import ConfigError
-from ..losses import push
-from ..process import Process
+from ..losses.terms import push
 
 BIAS = 25
 """Half the width of `dasm_random_bias`."""

@@ -1,0 +1,1 @@
+"""Codecs between pictures and latents: whole, in exact blocks, in fast tiles."""

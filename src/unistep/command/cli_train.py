@@ -1,0 +1,120 @@
+"""`unistep train`, `prepare` and `export`: names, defaults and help; the work is elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from unistep.command.options import argument, option
+from unistep.errors import ConfigError
+
+Settings = Annotated[
+    list[str] | None,
+    option("Change one setting of the recipe; may be repeated.", "--set", metavar="KEY=VALUE"),
+]
+Strict = Annotated[
+    bool, option("Stop at the first image or shard that cannot be used, as data.strict=true.", "--strict")
+]
+
+
+def train(
+    recipe: Annotated[str, argument("RECIPE", "Name of a recipe; ? lists them.")],
+    /,
+    *,
+    data: Annotated[
+        Path | None,
+        option("Folder of training photographs, of tar archives, or of unistep prepare.", "--data"),
+    ] = None,
+    out: Annotated[Path | None, option("Folder of the run: checkpoints, curves, sheets.", "--out")] = None,
+    set: Settings = None,
+    strict: Strict = False,
+    dry_run: Annotated[
+        bool, option("Show the resolved run, open its networks, read its images; train nothing.", "--dry-run")
+    ] = False,
+    plan: Annotated[
+        bool, option("Show what a step needs in memory and arithmetic; needs no weights, no GPU.", "--plan")
+    ] = False,
+    smoke: Annotated[
+        bool, option("Train a tiny random model for a few steps and compare with known losses.", "--smoke")
+    ] = False,
+) -> int:
+    """Train a model; the same command again goes on where it stopped."""
+    settings = [*(set or []), *(["data.strict=true"] if strict else [])]
+    if plan:
+        from unistep.training.plan import main as show_plan
+
+        show_plan(recipe, settings)
+        return 0
+    if smoke:
+        from unistep.training.smoke import main as try_out
+
+        if settings:
+            raise ConfigError(
+                f"expected --smoke without other settings, found {', '.join(settings)}: leave them out"
+            )
+        try_out(recipe)
+        return 0
+    if data is None or out is None:
+        raise ConfigError(
+            "expected --data FOLDER and --out FOLDER, found none: only --plan and --smoke do without"
+        )
+    from unistep.command.report import Live
+    from unistep.training.loop import main
+
+    live = Live()
+    main(recipe, data, out, settings, dry_run=dry_run, report=live.report, tick=live.tick)
+    return 0
+
+
+def export(
+    run: Annotated[Path, argument("RUN", "Folder of a training run on a large base.")],
+    dst: Annotated[Path, argument("FILE", "The .safetensors file to write.")],
+    /,
+    *,
+    authors: Annotated[
+        Path | None,
+        option("Also the LoRA files in the layout of the method's authors.", "--authors", metavar="FOLDER"),
+    ] = None,
+    dtype: Annotated[
+        Literal["float32", "float16", "bfloat16"], option("Of the weights. Default: float16.", "--dtype")
+    ] = "float16",
+) -> int:
+    """Fold a trained student into one file for `unistep upscale -m`."""
+    from unistep.training.export import DTYPES
+    from unistep.training.export import export as fold
+
+    fold(run, dst, authors, DTYPES[dtype])
+    return 0
+
+
+def prepare(
+    recipe: Annotated[str, argument("RECIPE", "Name of a recipe; ? lists them.")],
+    /,
+    *,
+    data: Annotated[Path, option("Folder of photographs or of tar archives.", "--data")],
+    out: Annotated[Path, option("Folder for the shards; unistep train takes it as --data.", "--out")],
+    set: Settings = None,
+    crops: Annotated[
+        int | None, option("At most so many of each photograph. Default: all that fit.", "--crops")
+    ] = None,
+    embedding: Annotated[
+        Path | None,
+        option("TSD-SR's folder of prompt embeddings, for base.prompt.", "--embedding", metavar="FOLDER"),
+    ] = None,
+    negative: Annotated[
+        Path | None, option("The same for base.negative.", "--negative", metavar="FOLDER")
+    ] = None,
+    strict: Strict = False,
+) -> int:
+    """Cut photographs, encode them and their texts, once for all training runs."""
+    from unistep.command import prepare as command
+
+    return command.run(
+        recipe,
+        data,
+        out,
+        [*(set or []), *(["data.strict=true"] if strict else [])],
+        crops=crops,
+        embedding=embedding,
+        negative=negative,
+    )

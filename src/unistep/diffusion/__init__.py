@@ -1,0 +1,1 @@
+"""What the papers share: processes as one table, networks as predictors of the clean latent, samplers."""

@@ -1,0 +1,1 @@
+"""Losses that methods share: score distillation's push, perceptual distances, feature networks."""

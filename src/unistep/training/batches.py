@@ -1,0 +1,111 @@
+"""From pairs to batches: which samples each process sees, and what the base makes of them.
+
+`train.batch` is the global batch. It is cut into parts, one for each forward pass of each process: sample j
+belongs to part j mod n. So the first of a part are among the first of the batch, and whatever a method does
+with a share of its images, it does with the same images however the batch is cut.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Subset
+
+from ..bases.settings import AdaptedConfig, wordless
+from ..data.pairs import Pairs, batches
+from ..data.shards import Crop
+from ..diffusion.denoiser import Base, Batch
+from ..errors import ConfigError, DataError
+from ..recipes.config import Run, TrainConfig, kind
+from .opening import base_digest
+
+
+def forwards(t: TrainConfig, world: int = 1) -> int:
+    """How many forward passes of each of `world` processes make one global batch.
+
+    Raises ConfigError where the batch does not divide into parts of train.micro samples.
+    """
+    micro = t.micro or t.batch // world
+    if not micro or t.batch % (world * micro):
+        each = f" times train.micro {t.micro}" if t.micro else ""
+        raise ConfigError(
+            f"expected train.batch to be a multiple of {world} (the processes){each}, found {t.batch}: set "
+            "train.batch or train.micro"
+        )
+    return t.batch // (world * micro)
+
+
+class Share(Sequence[int]):
+    """The offsets of one process's samples in `length` samples, in the order in which it needs them."""
+
+    def __init__(self, t: TrainConfig, length: int, rank: int, world: int):
+        self.parts = world * forwards(t, world)
+        self.batch, self.rank, self.world = t.batch, rank, world
+        self.micro = t.batch // self.parts
+        self.length = length // t.batch * (t.batch // world)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, n):  # type: ignore[no-untyped-def]
+        if not 0 <= n < self.length:
+            raise IndexError(n)
+        forward, k = divmod(n, self.micro)
+        step, m = divmod(forward, self.parts // self.world)
+        return int(step * self.batch + k * self.parts + m * self.world + self.rank)
+
+
+def make_batches(
+    base: Base, pairs: Pairs, run: Run, device: torch.device, rank: int = 0, world: int = 1
+) -> Iterator[Batch]:
+    """Process `rank`'s batches on `device`, one for each forward pass, from the position of `pairs`.
+
+    Raises ConfigError or DataError, at once, for pairs that do not go with the base.
+    """
+    check(base, pairs, run)
+    return _made(base, pairs, run, device, rank, world)
+
+
+def check(base: Base, pairs: Pairs, run: Run) -> None:
+    """Raises ConfigError for another scale than the base's, DataError for latents of another base."""
+    if run.data.scale != base.scale:
+        raise ConfigError(
+            f"expected data.degradations of scale {base.scale}, the base's, found {run.data.scale} "
+            f"({', '.join(run.data.degradations)}): take others"
+        )
+    if run.data.prompts and not isinstance(run.base, AdaptedConfig):
+        raise wordless(kind(run.base))
+    photo = pairs.files[0]
+    if not isinstance(photo, Crop):
+        return
+    made, folder = photo.made, photo.shard.parent
+    name, sha256 = kind(run.base), base_digest(run)
+    if (made.base, made.sha256) != (name, sha256):
+        raise DataError(
+            f"{folder}: expected latents of the base {name} with sha256 {sha256 or '-'}, found latents of "
+            f"another model ({made.base}, {made.sha256 or '-'}): prepare the data with this base"
+        )
+    for setting in ("patch", "usm_sharpen"):
+        wanted, found = getattr(run.data, setting), getattr(made, setting)
+        if wanted != found:
+            raise DataError(
+                f"{folder}: expected data.{setting} {wanted}, found data prepared with {found}: set "
+                f"data.{setting}={str(found).lower()}, or prepare them again"
+            )
+
+
+def _made(base: Base, pairs: Pairs, run: Run, device: torch.device, rank: int, world: int) -> Iterator[Batch]:
+    share = Subset(pairs, Share(run.train, len(pairs), rank, world))
+    micro = run.train.batch // (world * forwards(run.train, world))
+    default = getattr(run.base, "prompt", "")
+    for samples in batches(share, micro, run.data.workers):
+        with torch.no_grad():  # what is frozen in the base needs no graph
+            if samples.x_lq is None:
+                x_lq, x_hq = pairs.degraded(samples, device)
+            else:
+                x_lq, x_hq = samples.x_lq.to(device), samples.x_hq.to(device)
+            z_hq = base.encode(x_hq) if samples.z_hq is None else samples.z_hq.to(device, torch.float32)
+            cond = base.cond(x_lq)
+            told = [default if text is None else text for text in samples.texts]
+            cond_hq = base.told(cond, told) if run.data.prompts else None
+            batch = Batch(x_lq, x_hq, z_hq, cond, base.null(cond), cond_hq)
+        yield batch

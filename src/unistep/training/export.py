@@ -1,0 +1,83 @@
+"""A trained student as one file that `unistep upscale -m` runs, and in the layout of its method's authors."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save
+
+from ..atomic import atomic_write
+from ..bases import lora
+from ..bases.compact.base import CompactConfig
+from ..bases.sd21.student import osediff_file
+from ..errors import ConfigError, TrainingError
+from ..methods import OSEDiffConfig
+from ..models import checkpoint
+from ..recipes.config import Run, kind
+from .opening import open_base
+from .runfolder import WEIGHTS
+
+STUDENT = "student.safetensors"
+"""What a finished run on a large base leaves beside its weights."""
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+def export(
+    folder: Path, out: Path, authors: Path | None = None, dtype: torch.dtype = torch.float16,
+    report: Callable[[str], None] = print,
+) -> Path:  # fmt: skip
+    """Folds the best weights of the run in `folder` into the file `out`, and returns that.
+
+    Args:
+        authors: a folder for the LoRA files (ResShift: the state dict) in the authors' layout, float32.
+        dtype: of the tensors in `out`.
+
+    Raises TrainingError for a folder without a run or without weights; ConfigError and ModelError if the
+    base cannot be opened, or is another than the run's.
+    """
+    run, header = read_run(folder)
+    if isinstance(run.base, CompactConfig):
+        raise ConfigError(
+            f"expected a run on a large base, found {folder} on the compact one, which needs no export: "
+            f"unistep upscale -m {folder / WEIGHTS}"
+        )
+    weights = checkpoint.read_tensors(folder / WEIGHTS)
+    base, _ = open_base(run, torch.device("cpu"))
+    student, tensors = base.export(weights, kind(run.method), dtype)
+    about = {key: value for key, value in header.items() if key != "format"}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save_weights(out, tensors, {**about, "student": student}, dtype)
+    report(f"{out}: unistep upscale -m {out} PICTURE")
+    if authors is not None:
+        authors.mkdir(parents=True, exist_ok=True)
+        files = base.layout(weights)
+        for name, state in files.items():
+            with atomic_write(authors / name) as file:
+                file.write(save({key: p.float().contiguous() for key, p in state.items()}))
+            report(f"{authors / name}: {len(state)} tensors in the authors' layout")
+        if isinstance(run.method, OSEDiffConfig) and files.keys() >= {"unet.safetensors", "vae.safetensors"}:
+            unet, vae = (lora.strip(files[f"{part}.safetensors"], f"{part}.") for part in ("unet", "vae"))
+            with atomic_write(authors / "osediff.pkl") as file:
+                torch.save(osediff_file(unet, vae), file)
+            report(f"{authors / 'osediff.pkl'}: as OSEDiff's own script reads it")
+    return out
+
+
+def read_run(folder: Path) -> tuple[Run, dict[str, Any]]:
+    """The run in `folder`, its paths as they were given, and the header of its weights."""
+    try:
+        run = Run.from_dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        found = "none" if isinstance(error, FileNotFoundError) else f"one that cannot be read ({error})"
+        raise TrainingError(
+            f"{folder}: expected the folder of a training run with its run.json, found {found}: give the "
+            "--out of unistep train"
+        ) from error
+    if not (folder / WEIGHTS).exists():
+        raise TrainingError(
+            f"{folder}: expected {WEIGHTS}, found none: the run has not reached its first validation "
+            "(train.validate_every)"
+        )
+    return run, checkpoint.read_header(folder / WEIGHTS)

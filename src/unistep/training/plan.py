@@ -1,0 +1,370 @@
+"""How much memory and work a training run needs, counted before it starts: without a GPU, without weights.
+
+The run's method is built at the published sizes on torch's meta device, whose tensors have shapes but no
+data, and one step is made there. What is assumed, since it cannot be counted:
+
+- attention never writes its matrix of scores out (torch's memory-efficient kernel);
+- autocast rounds what torch's own rounds on a GPU, and keeps norms and softmax in float32;
+- `SHARE` of what is counted, and `CONTEXT`, go to fragments, workspaces and the GPU's context (an estimate).
+"""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..bases import CompactConfig, ResShiftConfig
+from ..bases.shapes import of_folder, of_header, published
+from ..diffusion.denoiser import Base, Batch, Denoiser, Distance, Method
+from ..errors import ModelError, TrainingError
+from ..losses.featurenets import FeatureNet
+from ..losses.perceptual import Dists, FeatureNetwork, ImageFeatures, Lpips, TeacherFeatures
+from ..methods import METHODS
+from ..models import checkpoint
+from ..models.hub import component_folder
+from ..pixels.tiling import free_memory
+from ..recipes.config import Run, kind, override
+from ..recipes.recipes import recipe
+from .meter import Meter, OnGPU
+from .steps import precision as chosen
+
+GB = 1e9
+CARDS = (24, 40, 80)
+"""GB of the cards that a plan answers for."""
+CONTEXT, SHARE = 0.8 * GB, 0.1
+META = torch.device("meta")
+NAMES = {"net": "denoiser, frozen", "codec": "autoencoder, frozen"}
+"""A base's attribute -> what it is called."""
+PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Row:
+    """Bytes that one part of the run holds from the first step to the last."""
+
+    part: str
+    frozen: int = 0
+    """Weights that are not trained, and buffers, in the dtype in which they are stored."""
+    trained: int = 0
+    gradients: int = 0
+    moments: int = 0
+    """Adam's two."""
+    average: int = 0
+    """The moving average of the student's weights."""
+
+    @property
+    def total(self) -> int:
+        return self.frozen + self.trained + self.gradients + self.moments + self.average
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes of what comes and goes in one phase of a step: `fixed + each * micro` at the peak.
+
+    Fixed are copies of trained weights in the precision of the run.
+    """
+
+    phase: str
+    fixed: int
+    each: int
+    kept: int
+    """Per sample: what waits for the backward pass."""
+
+    def peak(self, micro: int) -> int:
+        return self.fixed + self.each * micro
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run needs on one device."""
+
+    run: Run
+    precision: str
+    micro: int
+    """Samples of one forward pass."""
+    rows: tuple[Row, ...]
+    needs: dict[bool, tuple[Need, ...]]
+    """By whether blocks are computed again in the backward pass."""
+    flops: dict[str, int]
+    """Per sample of a step, by part; with the run's own setting of checkpointing."""
+
+    @property
+    def checkpointing(self) -> bool:
+        return bool(getattr(self.run.base, "checkpointing", False))
+
+    @property
+    def static(self) -> int:
+        return sum(row.total for row in self.rows)
+
+    def peak(self, micro: int, checkpointing: bool) -> int:
+        """Bytes on the device at the worst moment of a step, allowances included."""
+        moving = max(need.peak(micro) for need in self.needs[checkpointing])
+        return with_allowances(self.static + moving)
+
+    def largest(self, memory: float, checkpointing: bool) -> int:
+        """The largest micro-batch that fits into `memory` bytes; 0: not even one sample does."""
+        micro = 0
+        while micro < 1024 and self.peak(micro + 1, checkpointing) <= memory:
+            micro += 1
+        return micro
+
+    def __str__(self) -> str:
+        base, patch = kind(self.run.base), self.run.data.patch
+        lines = [
+            f"{self.run.name}: {kind(self.run.method)} on {base}, {patch} pixels, {self.precision}, "
+            f"{self.micro} samples at once, checkpointing {'on' if self.checkpointing else 'off'}",
+            "",
+            f"{'held all the time':34}{'frozen':>9}{'trained':>9}{'gradient':>9}{'Adam':>9}{'average':>9}"
+            f"{'GB':>9}",
+        ]
+        for row in (*self.rows, total(self.rows)):
+            values = (row.frozen, row.trained, row.gradients, row.moments, row.average, row.total)
+            lines.append(f"{row.part:34}" + "".join(f"{value / GB:9.3f}" for value in values))
+        for checkpointing, needs in self.needs.items():
+            about = "with checkpointing" if checkpointing else "without checkpointing"
+            lines += ["", f"{'comes and goes, ' + about:34}{'kept':>9}{'at peak':>9}   per sample, GB"]
+            lines += [f"{n.phase:34}{n.kept / GB:9.3f}{n.each / GB:9.3f}" for n in needs]
+        lines += ["", f"{'work of a step, per sample':34}{'TFLOP':>9}"]
+        work = {**self.flops, "in all": sum(self.flops.values())}
+        lines += [f"{part:34}{value / 1e12:9.3f}" for part, value in work.items()]
+        head = "".join(f"{f'{card} GB':>9}" for card in CARDS)
+        lines += ["", f"{'largest micro-batch on a card of':34}{head}"]
+        for checkpointing in self.needs:
+            fits = "".join(f"{self.largest(card * GB, checkpointing) or '-':>9}" for card in CARDS)
+            lines.append(f"{'with checkpointing' if checkpointing else 'without checkpointing':34}{fits}")
+        lines += [
+            "",
+            f"GB are 10^9 bytes. All is counted, but for {SHARE:.0%} and {CONTEXT / GB:.1f} GB on top for "
+            "fragments, workspaces",
+            "and the GPU's context (an estimate). Attention is taken to store no scores.",
+        ]
+        return "\n".join(lines)
+
+
+def with_allowances(counted: int) -> int:
+    """Bytes, with what cannot be counted."""
+    return int(counted * (1 + SHARE) + CONTEXT)
+
+
+def total(rows: tuple[Row, ...]) -> Row:
+    names = [field.name for field in dataclasses.fields(Row) if field.name != "part"]
+    return Row("in all", *(sum(getattr(row, name) for row in rows) for name in names))
+
+
+def plan(run: Run, device: torch.device | str = "cuda", both: bool = True) -> Plan:
+    """Counts what `run` needs on a device of that kind.
+
+    both: with and without checkpointing, where the base has it, not only as the run says. Raises ConfigError
+    for a method that this base cannot carry.
+    """
+    wide = precision(run, torch.device(device))
+    own = getattr(run.base, "checkpointing", None)
+    needs: dict[bool, tuple[Need, ...]] = {}
+    rows: tuple[Row, ...] = ()
+    flops: dict[str, int] = {}
+    for checkpointing in [own] if own is None or not both else [False, True]:
+        step = Step(run if own is None else _with(run, checkpointing=checkpointing), PRECISIONS.get(wide))
+        walk = step.walk(1)
+        needs[bool(checkpointing)] = tuple(walk.needs)
+        if checkpointing == own:
+            rows, flops = step.rows, walk.flops
+    return Plan(run, wide, run.train.micro or run.train.batch, rows, needs, flops)
+
+
+def precision(run: Run, device: torch.device) -> str:
+    """fp32, bf16 or fp16; what the run leaves open is what such a device is expected to have."""
+    if run.train.precision != "auto":
+        return run.train.precision
+    if device.type == "cpu":
+        return "fp32"
+    own = chosen("auto") if torch.cuda.is_available() else "bf16"
+    return "fp32" if own == "no" else own
+
+
+def _with(run: Run, **changes: Any) -> Run:
+    return dataclasses.replace(run, base=dataclasses.replace(run.base, **changes))
+
+
+@dataclass
+class Walk:
+    """What a step was seen to do."""
+
+    needs: list[Need] = field(default_factory=list)
+    flops: dict[str, int] = field(default_factory=dict)
+
+    def peak(self) -> int:
+        return max(need.peak(1) for need in self.needs)
+
+
+class Step:
+    """A run's method and base on tensors without data: what they hold, and what a step does."""
+
+    def __init__(self, run: Run, dtype: torch.dtype | None):
+        self.run, self.meter, self.gpu = run, Meter(), OnGPU(dtype)
+        self.held: dict[str, nn.Module] = {}
+        self.base = shapes(run)
+        made: type[Method] = METHODS[kind(run.method)][0]
+        self.method = made.build(run.method, self.base, self.perceptual)
+        for net in networks(self.method).values():
+            net.to(META)
+        self.rows = static(self.base, self.method, self.held)
+        for name, module in parts(self.base, self.method).items():
+            self.meter.watch(module, name)
+            if isinstance(module, Denoiser):
+                self.meter.remember(module)
+        for net in networks(self.method).values():
+            for p in net.parameters():
+                p.grad = torch.empty_like(p) if p.requires_grad else None  # they have a row of their own
+
+    def walk(self, micro: int) -> Walk:
+        """A step of `micro` samples in the order of the training loop."""
+        self.seen = Walk()
+        self.meter.flops.clear()
+        with self.gpu, self.meter:
+            self.step(micro)
+        self.seen.flops = dict(self.meter.flops)
+        return self.seen
+
+    def perceptual(self, form: str) -> Distance:
+        """The run's perceptual distance, without its weights."""
+        name = self.run.train.features
+        source: FeatureNetwork
+        if name == "teacher":
+            taps = self.base.features("teacher", "ddpm")
+            source = TeacherFeatures(taps, self.base.encode, self.base.cond)
+        else:
+            with META:
+                source = ImageFeatures(FeatureNet(name, l2=form == "dists" and name == "vgg16"))
+        made = (Lpips(source) if form == "lpips" else Dists(source)).to(META)
+        self.held[f"{form} ({name})"] = made
+
+        def distance(x: Tensor, target: Tensor) -> Tensor:
+            dtype, self.gpu.dtype = self.gpu.dtype, None  # as `Form` has it
+            with self.meter.within("perceptual loss"):
+                out = made.distance(x.float(), target.float()).mean()
+            self.gpu.dtype = dtype
+            return out
+
+        return distance
+
+    def step(self, micro: int) -> None:
+        base, method, side = self.base, self.method, self.run.data.patch
+        with self.phase("making the batch"), torch.no_grad():
+            x_hq = torch.empty(micro, 3, side, side, device=META)
+            x_lq = torch.empty(micro, 3, side // base.scale, side // base.scale, device=META)
+            cond = base.cond(x_lq)
+            batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, base.null(cond))
+        before = self.meter.now
+        with self.phase("the student's step"):
+            z_hat = method.generate(batch)
+            if method.critic_first:
+                self.critic(batch, z_hat.detach())
+            terms = method.generator_loss(batch, z_hat)
+            self.backward("the student's step", sum(terms.values()), method.student, before)
+            z_hat = z_hat.detach()
+            del terms
+        if not method.critic_first:
+            self.critic(batch, z_hat)
+
+    def critic(self, batch: Batch, z_fake: Tensor) -> None:
+        if self.method.critic is None:
+            return
+        before = self.meter.now
+        with self.phase("the critic's step"):
+            terms = self.method.critic_loss(batch, z_fake)
+            self.backward("the critic's step", sum(terms.values()), self.method.critic, before)
+
+    def backward(self, phase: str, loss: Any, net: nn.Module, before: int) -> None:
+        self.kept = self.meter.now - before
+        self.meter.backward = f"backward, {phase}"
+        trained = tuple(p for p in net.parameters() if p.requires_grad)
+        # What loss.backward calls: that itself would leave `gpu` off where blocks are computed again.
+        torch.autograd.Variable._execution_engine.run_backward(
+            (loss,), (torch.ones_like(loss),), False, False, trained, True, accumulate_grad=True
+        )
+        self.meter.backward = ""
+
+    @contextlib.contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        outer, self.meter.peak = self.meter.peak, self.meter.now
+        start, self.kept = self.meter.now, 0
+        yield
+        rounded = sum(t.nbytes for t in self.gpu.rounded.values())
+        self.gpu.rounded.clear()
+        kept = self.kept or self.meter.now - start
+        self.seen.needs.append(Need(name, rounded, self.meter.peak - rounded, kept - rounded))
+        self.meter.peak = max(outer, self.meter.peak)
+
+
+def shapes(run: Run) -> Base:
+    """The run's base on the meta device: of the size of train.init, or as published if that is not here."""
+    if isinstance(run.base, CompactConfig):
+        return published(run.base)
+    with contextlib.suppress(ModelError):
+        if isinstance(run.base, ResShiftConfig):
+            return of_header(checkpoint.read_header(checkpoint.resolve(run.train.init))["student"], run.base)
+        return of_folder(component_folder(run.train.init), run.base)
+    return published(run.base)
+
+
+def networks(method: Method) -> dict[str, nn.Module]:
+    """What the method's networks are called -> the networks."""
+    found = {name: net for name, net in vars(method).items() if isinstance(net, nn.Module)}
+    critic = "score network" if isinstance(method.critic, Denoiser) else "discriminator"
+    return {critic if name == "critic" else name: net for name, net in found.items()}
+
+
+def parts(base: Base, method: Method) -> dict[str, nn.Module]:
+    """What work is booked under -> the module that does it."""
+    codec: Any = getattr(base, "codec", None)
+    halves = getattr(codec, "vae", None) or getattr(codec, "vq", None)
+    found = networks(method)
+    return found | {} if halves is None else {**found, "encoder": halves.encoder, "decoder": halves.decoder}
+
+
+def static(base: Base, method: Method, held: Mapping[str, nn.Module]) -> tuple[Row, ...]:
+    """What the modules and the optimisers hold; a tensor that several share counts once."""
+    own = {NAMES.get(name, name): net for name, net in vars(base).items() if isinstance(net, nn.Module)}
+    rows: list[Row] = []
+    seen: set[int] = set()
+    for part, module in {**own, **networks(method), **held}.items():
+        tensors = {id(t): t for t in (*module.parameters(), *module.buffers()) if id(t) not in seen}
+        seen |= tensors.keys()
+        learns = module is method.student or module is method.critic
+        trained = sum(t.nbytes for t in tensors.values() if learns and t.requires_grad)
+        frozen = sum(t.nbytes for t in tensors.values()) - trained
+        average = trained if module is method.student else 0
+        rows.append(Row(part, frozen, trained, trained, 2 * trained, average))
+    return tuple(row for row in rows if row.total)
+
+
+def check(run: Run, device: torch.device, micro: int = 0) -> str:
+    """What there is to say before the first step if `run` may not fit into what is free on `device`, else "".
+
+    micro: samples of one forward pass; 0: as the run says, for one process.
+    Raises TrainingError for a GPU that is too small; a computer's memory is only warned of.
+    """
+    micro = micro or run.train.micro or run.train.batch
+    step = Step(run, PRECISIONS.get(precision(run, device)))
+    needed = with_allowances(total(step.rows).total + step.walk(micro).peak())
+    free = free_memory(device)
+    if needed <= free:
+        return ""
+    said = (
+        f"expected {needed / GB:.1f} GB of free memory on {device} for {run.name} with {micro} samples at "
+        f"once, found {free / GB:.1f}: set train.micro to a smaller divisor of train.batch"
+        + ("" if getattr(run.base, "checkpointing", True) else " or base.checkpointing=true")
+        + f" (unistep train {run.name} --plan shows what fits)"
+    )
+    if device.type == "cuda":
+        raise TrainingError(said)
+    return said
+
+
+def main(name: str, settings: list[str], report: Callable[[str], None] = print) -> None:
+    """`unistep train NAME --plan`. Raises ConfigError for an unknown recipe or setting."""
+    report(str(plan(override(recipe(name), settings))))

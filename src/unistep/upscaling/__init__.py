@@ -1,0 +1,1 @@
+"""From a picture or a folder of pictures to larger ones."""
