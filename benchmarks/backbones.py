@@ -17,17 +17,17 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
-
-from unistep.atomic import atomic_write
-from unistep.autoencoder.codecs import Codec, KLCodec, VQCodec
 from unistep.bases.published import SD3_TRANSFORMER as SD3
 from unistep.bases.published import SD3_VAE as VAE3
 from unistep.bases.published import SD21_UNET as SD21
 from unistep.bases.published import SD21_VAE as VAE
+
+from unistep.atomic import atomic_write
+from unistep.autoencoder.codecs import Codec, KLCodec, VQCodec
 from unistep.bases.resshift.swin import SwinConfig, SwinUNet
 from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
 from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
-from unistep.evaluation.counting import Counts, count, parameters, weight_bytes
+from unistep.counting.operators import Counts, count, parameters, weight_bytes
 
 TSD_TARGETS = [
     *("to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj"),

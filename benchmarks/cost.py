@@ -18,7 +18,8 @@ from peers import RRDBNet, SRVGGNetCompact, ready
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from unistep.bases.compact.base import CompactConfig, CompactDenoiser, fold_slot
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser
+from unistep.bases.compact.student import fold_slot
 from unistep.models.checkpoint import load_student
 
 OURS, RRDB, SRVGG = "unistep", "RRDBNet-23", "SRVGGNetCompact-32"

@@ -2,7 +2,7 @@
 
     python benchmarks/matrix.py [--write docs/train.md]
 
-A pair is a recipe's, or runs without one, or cannot run, for a reason (`unistep.methods.obstacle`). Nothing
+A pair is a recipe's, or runs without one, or cannot run, for a reason (`Face.obstacles`). Nothing
 is run here: tests/test_matrix.py trains the pairs without a recipe, and holds the page to this output.
 """
 
@@ -12,12 +12,11 @@ from pathlib import Path
 from backbones import write
 
 from unistep.bases import BASES
-from unistep.methods import METHODS, obstacle
+from unistep.methods import METHODS
 from unistep.recipes.config import kind
 from unistep.recipes.recipes import RECIPES
 
 MARKS = "<!-- matrix:begin -->", "<!-- matrix:end -->"
-TITLES = {"compact": "compact", "sd3": "SD3", "sd21": "SD2, SD2.1", "resshift": "ResShift"}
 
 
 def covered() -> dict[tuple[str, str], list[str]]:
@@ -34,7 +33,7 @@ def table() -> str:
     reasons: list[str] = []
 
     def cell(method: str, base: str) -> str:
-        if reason := obstacle(method, base):
+        if reason := BASES[base].obstacles.get(method):
             if reason not in reasons:
                 reasons.append(reason)
             return f"no ({reasons.index(reason) + 1})"
@@ -44,7 +43,7 @@ def table() -> str:
         f"| `{method}` | " + " | ".join(cell(method, base) for base in BASES) + " |" for method in METHODS
     ]
     head = [
-        "| method | " + " | ".join(TITLES[base] for base in BASES) + " |",
+        "| method | " + " | ".join(BASES[base].title for base in BASES) + " |",
         "|---" * (len(BASES) + 1) + "|",
     ]
     notes = [f"({i}) {reason}.  " for i, reason in enumerate(reasons, 1)]

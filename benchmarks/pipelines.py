@@ -26,15 +26,16 @@ from smallmemory import filled
 from torch import Tensor, nn
 
 from unistep.autoencoder.codecs import Codec, KLCodec, VQCodec
-from unistep.bases.resshift.student import VARIANTS, FoldedSwin, input_scale
+from unistep.bases.resshift.network import VARIANTS
+from unistep.bases.resshift.student import FoldedSwin, input_scale
 from unistep.bases.resshift.swin import SwinConfig, SwinUNet
 from unistep.bases.resshift.swin import fold as fold_swin
 from unistep.bases.sd3 import mmdit
 from unistep.bases.sd21 import sdunet
+from unistep.counting.operators import Peaks, count
 from unistep.evaluation.bench import measured_peaks, timed
-from unistep.evaluation.counting import Peaks, count
 from unistep.students.latent import LatentConfig, LatentStudent
-from unistep.students.onestep import load_exactly
+from unistep.tensors import load_exactly
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from unistep.autoencoder.codecs import KLCodec
 from unistep.bases import latentbase, published
 from unistep.bases.latentbase import Opened
-from unistep.bases.sd3 import student as sd3
+from unistep.bases.sd3 import network as sd3
 from unistep.bases.sd3.base import SD3Base
-from unistep.bases.settings import SD3Config
+from unistep.bases.sd3.network import SD3Config
 from unistep.diffusion.denoiser import Batch
 from unistep.diffusion.process import flow
 from unistep.methods import TSDSR, TSDSRConfig

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unistep.autoencoder import layersync
 from unistep.autoencoder.codecs import KLCodec
-from unistep.students.peak import Live
+from unistep.counting.peak import Live
 
 SD = {
     "block_out_channels": (128, 256, 512, 512),

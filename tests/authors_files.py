@@ -8,7 +8,8 @@ import goldens
 import torch
 from safetensors.torch import load_file
 
-from unistep.models.authors import Request, student
+from unistep.bases.conversion import Request
+from unistep.models.authors import student
 from unistep.models.checkpoint import load_student
 from unistep.students.latent import LatentStudent
 from unistep.students.onestep import Options

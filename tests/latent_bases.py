@@ -9,8 +9,9 @@ import torch
 from unistep.autoencoder.codecs import KLCodec
 from unistep.bases.latentbase import Opened
 from unistep.bases.sd3.base import SD3Base
+from unistep.bases.sd3.network import SD3Config
 from unistep.bases.sd21.base import SD21Base
-from unistep.bases.settings import SD3Config, SD21Config
+from unistep.bases.sd21.network import SD21Config
 
 GOLDEN = goldens.GOLDEN
 TEACHER = GOLDEN / "tsd_train" / "teacher.safetensors"

@@ -8,7 +8,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, PartialState
 from torch import Tensor, nn
 
-from unistep.bases.compact.base import CompactBase, CompactConfig, CompactDenoiser
+from unistep.bases.compact.base import CompactBase
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.diffusion.denoiser import Batch
 from unistep.recipes.config import MethodConfig, Run, TrainConfig
 from unistep.training.loop import build, train

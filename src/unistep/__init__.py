@@ -21,7 +21,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "METRICS": "evaluation.metrics",
     "Picture": "image",
-    "RECIPES": "recipes",
+    "RECIPES": "recipes.recipes",
     "UnistepError": "errors",
     "Upscaler": "upscaling.upscaler",
     "read_image": "image",

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from unistep.autoencoder.codecs import KLCodec, TinyCodec, TinyDecoder, VQCodec
 from unistep.autoencoder.vq import VQ, VQConfig
 from unistep.errors import ConfigError, ModelError
-from unistep.students.onestep import load_exactly
+from unistep.tensors import load_exactly
 
 
 def vae(**more: object) -> nn.Module:

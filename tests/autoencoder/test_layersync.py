@@ -15,8 +15,8 @@ from unistep.autoencoder import blockwise, layersync
 from unistep.autoencoder import steps as vaesteps
 from unistep.autoencoder.codecs import Codec, KLCodec, TinyCodec, TinyDecoder, VQCodec
 from unistep.autoencoder.vq import VQ, VQConfig
+from unistep.counting.peak import Live
 from unistep.errors import ConfigError, MemoryLimit
-from unistep.students.peak import Live
 
 KINDS = ("kl", "vq", "tiny")
 

@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from unistep.bases import BASES, CompactBase, CompactConfig
-from unistep.bases.compact.base import (
+from unistep.bases import BASES
+from unistep.bases.compact.base import VIEWS, CompactBase, without_template
+from unistep.bases.compact.network import (
     S_SLOT,
-    VIEWS,
+    CompactConfig,
     CompactDenoiser,
     Enlarge,
     clocked,
     decode,
     encode,
-    fold_slot,
-    pad_to_multiple,
-    without_template,
 )
-from unistep.diffusion.process import Process, ddpm, flow, resshift
+from unistep.bases.compact.student import fold_slot
+from unistep.diffusion.process import Process, ddpm, flow, residual_shift
 from unistep.errors import ConfigError
+from unistep.pixels.tiling import pad_to_multiple
 
 
 def trained(widths: tuple[int, ...] = (8, 12, 16), blocks: tuple[int, ...] = (2, 2, 3)) -> CompactDenoiser:
@@ -115,7 +115,7 @@ def test_clocks_are_views_of_one_network(signal, ratio):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("process", [resshift(kappa=0.5, min_noise_level=0.0125), flow(50), ddpm(50)])
+@pytest.mark.parametrize("process", [residual_shift(kappa=0.5, min_noise_level=0.0125), flow(50), ddpm(50)])
 def test_clocks_run_over_whole_tables(process):
     cond = DENOISER.cond(images(1, 3, 8, 8))
     eps = torch.randn(cond.y.shape, generator=torch.Generator().manual_seed(1))

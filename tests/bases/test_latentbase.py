@@ -8,10 +8,8 @@ import torch
 from latent_bases import GOLDEN, KINDS, TEACHER, TEXTS, VIEW, apart, noise, open_base, taught, trained
 from safetensors.torch import load_file, save_file
 
-from unistep.bases import lora
+from unistep.bases import BASES, lora
 from unistep.bases.latentbase import VAE_TARGETS, shared
-from unistep.bases.sd3 import student as sd3
-from unistep.bases.sd21 import student as sd21
 from unistep.diffusion.denoiser import filled
 from unistep.errors import ConfigError, ModelError
 
@@ -167,7 +165,7 @@ def test_a_student_s_files(kind, more, tmp_path):
     with torch.no_grad():
         z_hat = student(cond.y, filled(base.t_student, cond.y), cond)
         header, state = base.export(weights, "dfosd", torch.float32)
-        net, codec = {"sd3": sd3, "sd21": sd21}[kind].student(json.loads(json.dumps(header)), state)
+        net, codec = BASES[kind].student(json.loads(json.dumps(header)), state)
         x = torch.nn.functional.interpolate(cond.image, scale_factor=4, mode="bicubic").clamp(-1, 1)
         assert apart(net(codec.encode(x)), z_hat) < 1e-5
         assert apart(codec.decode(z_hat), base.decode(z_hat)) < 1e-5

@@ -2,32 +2,46 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tinies
 import torch
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from unistep.bases import SD3Config, tiny
+import unistep.bases.sd3 as sd3_package
+import unistep.bases.sd21 as sd21_package
+from unistep.bases import BASES
 from unistep.bases import prompts as module
+from unistep.bases.face import Source
 from unistep.bases.prompts import Prompts
-from unistep.bases.sd3 import student as sd3
-from unistep.bases.sd21 import student as sd21
+from unistep.bases.sd3 import embeddings
+from unistep.bases.sd3 import network as sd3
+from unistep.bases.sd3.network import SD3Config
+from unistep.bases.sd21 import network as sd21
 from unistep.data.pairs import DataConfig, Pairs, Photographs
 from unistep.errors import ModelError
 from unistep.methods import TSDSRConfig
-from unistep.models.authors import embeddings
+from unistep.models.authors import read_any
 from unistep.recipes.config import Run, TrainConfig
 from unistep.training import prepare
 from unistep.training.batches import make_batches
-from unistep.training.opening import open_base
+from unistep.training.opening import open_run
 
 pytest.importorskip("diffusers")
 PARTS, PARTS_OF = {"sd3": "transformer", "sd21": "unet"}, {"sd3": 2, "sd21": 1}
 """The part that is told a text, and of how many tensors an embedding is."""
+OWNERS = {"sd3": sd3_package, "sd21": sd21_package}
+
+
+def prompts_of(folder: Path, kind: str, cache: Path, more: Sequence[Path] = ()) -> Prompts:
+    """As training opens them."""
+    source = Source(str(folder), folder, BASES[kind].components)
+    return BASES[kind].prompts(source, cache, torch.device("cpu"), *more)
 
 
 @pytest.fixture(scope="module", params=["sd3", "sd21"])
@@ -37,7 +51,7 @@ def kind(request) -> str:
 
 @pytest.fixture(scope="module")
 def base(kind, tmp_path_factory) -> Path:
-    return tiny.write(kind, tmp_path_factory.mktemp("bases") / kind)
+    return tinies.write(kind, tmp_path_factory.mktemp("bases") / kind)
 
 
 @pytest.fixture
@@ -57,20 +71,20 @@ def same(one, other) -> bool:
 
 def stop(monkeypatch) -> None:
     """From here on, no text encoder may work."""
-    for owner in (sd3, sd21):
+    for owner in OWNERS.values():
         monkeypatch.setattr(owner, "encode_prompts", lambda *_: pytest.fail("encoded again"))
 
 
 def test_each_text_is_encoded_once(kind, base, tmp_path, monkeypatch):
     cache = tmp_path / "cache"
-    first = Prompts(base, kind, cache)
+    first = prompts_of(base, kind, cache)
     found = {text: first(text) for text in ("", "a cat", "a dog")}
     for text, embedding in found.items():
         assert same(embedding, encoded(kind, base, text))
         assert all(one is None or one.dtype == torch.float32 for one in embedding)
     assert not same(found[""], found["a cat"]) and len(list(cache.iterdir())) == 3
     stop(monkeypatch)
-    again = Prompts(base, kind, cache)
+    again = prompts_of(base, kind, cache)
     assert all(same(again(text), embedding) for text, embedding in found.items())
 
 
@@ -83,7 +97,7 @@ def test_many_texts_load_the_encoders_once(kind, base, tmp_path, monkeypatch):
             owner, "encode_prompts", lambda f, t, d, real=real: calls.append(t) or real(f, t, d)
         )
     monkeypatch.setattr(module, "AT_ONCE", 4)
-    prompts, texts = Prompts(base, kind, tmp_path), ["a", "a cat", "b", "a", "dog", "long " * 200, "", "b"]
+    prompts, texts = prompts_of(base, kind, tmp_path), ["a", "a cat", "b", "a", "dog", "long " * 200, "", "b"]
     prompts.fill(texts)
     prompts.fill([*texts, "new"])
     assert calls == [["a", "a cat", "b", "dog"], ["long " * 200, ""], ["new"]]
@@ -92,7 +106,7 @@ def test_many_texts_load_the_encoders_once(kind, base, tmp_path, monkeypatch):
 
 
 def test_files_say_what_they_are(kind, base, tmp_path):
-    prompts = Prompts(base, kind, tmp_path)
+    prompts = prompts_of(base, kind, tmp_path)
     prompts("a cat")
     [file] = tmp_path.iterdir()
     with safe_open(file, "pt") as opened:
@@ -117,13 +131,13 @@ def test_other_encoders_and_tokenizers_are_another_model(kind, base, tmp_path, p
         save_file({name: t * 1.5 if t.is_floating_point() else t for name, t in state.items()}, changed,
                   {"format": "pt"})  # fmt: skip
     cache = tmp_path / "cache"
-    mine, theirs = Prompts(base, kind, cache), Prompts(other, kind, cache)
+    mine, theirs = prompts_of(base, kind, cache), prompts_of(other, kind, cache)
     assert mine.model != theirs.model and len(mine.model) == 64
     mine("a cat"), theirs("a cat")
     assert len(list(cache.iterdir())) == 2
     # a prepared data set by other encoders is refused, not silently made anew
     with pytest.raises(ModelError, match="those of another model: prepare the data with this base"):
-        Prompts(other, kind, tmp_path / "new", more=[_only(mine, tmp_path / "prepared")])("a cat")
+        prompts_of(other, kind, tmp_path / "new", more=[_only(mine, tmp_path / "prepared")])("a cat")
 
 
 def _only(prompts: Prompts, folder: Path) -> Path:
@@ -132,11 +146,11 @@ def _only(prompts: Prompts, folder: Path) -> Path:
 
 
 def test_without_text_encoders_what_is_kept_is_taken(kind, base, silent, tmp_path):
-    full = Prompts(base, kind, tmp_path / "full")
+    full = prompts_of(base, kind, tmp_path / "full")
     full.copy(["", "a cat"], tmp_path / "prepared")
     for prompts in (
-        Prompts(silent, kind, tmp_path / "full"),
-        Prompts(silent, kind, tmp_path / "empty", more=[tmp_path / "prepared"]),
+        prompts_of(silent, kind, tmp_path / "full"),
+        prompts_of(silent, kind, tmp_path / "empty", more=[tmp_path / "prepared"]),
     ):
         assert prompts.model == "" and same(prompts("a cat"), full("a cat")) and same(prompts(""), full(""))
         with pytest.raises(ModelError, match=r"expected text encoders in .*“a dog”, found neither: pull"):
@@ -145,20 +159,20 @@ def test_without_text_encoders_what_is_kept_is_taken(kind, base, silent, tmp_pat
 
 
 def test_two_encoders_embeddings_of_one_text_are_refused(kind, base, silent, tmp_path):
-    prompts = Prompts(base, kind, tmp_path / "cache")
+    prompts = prompts_of(base, kind, tmp_path / "cache")
     one, pooled = prompts("a cat")
     prompts.take("a cat", (one + 1, pooled))
     assert same(prompts("a cat"), (one, pooled))  # where encoders are, theirs counts
     with pytest.raises(ModelError, match="found those of 2 text encoders"):
-        Prompts(silent, kind, tmp_path / "cache")("a cat")
+        prompts_of(silent, kind, tmp_path / "cache")("a cat")
 
 
 def test_embeddings_of_other_widths_are_refused(kind, base, silent, tmp_path):
-    Prompts(base, kind, tmp_path / "cache")("a cat")
+    prompts_of(base, kind, tmp_path / "cache")("a cat")
     config = silent / PARTS[kind] / "config.json"
     key = "joint_attention_dim" if kind == "sd3" else "cross_attention_dim"
     config.write_text(json.dumps(json.loads(config.read_text()) | {key: 4096}))
-    prompts = Prompts(silent, kind, tmp_path / "cache")
+    prompts = prompts_of(silent, kind, tmp_path / "cache")
     with pytest.raises(
         ModelError, match=r"expected embeddings of widths 4096.* found those of another model"
     ):
@@ -169,11 +183,11 @@ def test_embeddings_of_other_widths_are_refused(kind, base, silent, tmp_path):
     shutil.copy(config, tmp_path / "mixed" / PARTS[kind] / "config.json")
     if kind == "sd21":
         with pytest.raises(ModelError, match=r"what the text encoders of .* make to have the widths 4096"):
-            Prompts(tmp_path / "mixed", kind, tmp_path / "new")("a cat")
+            prompts_of(tmp_path / "mixed", kind, tmp_path / "new")("a cat")
 
 
 def test_another_bases_embeddings_are_not_looked_at(kind, base, silent, tmp_path):
-    prompts = Prompts(base, kind, tmp_path / "cache")
+    prompts = prompts_of(base, kind, tmp_path / "cache")
     prompts("a cat")
     [file] = (tmp_path / "cache").iterdir()
     with safe_open(file, "pt") as opened:
@@ -183,7 +197,7 @@ def test_another_bases_embeddings_are_not_looked_at(kind, base, silent, tmp_path
     (tmp_path / "cache" / "foreign.safetensors").write_bytes(b"no such file")
     save_file(state, tmp_path / "cache" / "plain.safetensors")
     with pytest.raises(ModelError, match="found neither"):
-        Prompts(silent, kind, tmp_path / "cache")("a cat")
+        prompts_of(silent, kind, tmp_path / "cache")("a cat")
 
 
 def test_tsd_sr_embeddings_are_taken(kind, base, silent, tmp_path):
@@ -195,8 +209,8 @@ def test_tsd_sr_embeddings_are_taken(kind, base, silent, tmp_path):
     theirs.mkdir()
     save_file({"prompt_embeds": prompt[0]}, theirs / "prompt_embeds.safetensors")
     save_file({"pool_embeds": pooled}, theirs / "pool_embeds.safetensors")
-    prompts = Prompts(silent, "sd3", tmp_path / "cache")
-    prompts.take("good", embeddings(theirs))
+    prompts = prompts_of(silent, "sd3", tmp_path / "cache")
+    prompts.take("good", embeddings(theirs, read_any))
     assert same(prompts("good"), (prompt, pooled))
     with pytest.raises(ModelError, match="another model"):
         prompts.take("bad", (prompt[..., :-1], pooled))
@@ -228,9 +242,9 @@ def test_preparing_and_training_need_no_more_than_these(kind, base, silent, tmp_
     prepare.main("test", tmp_path / "photos", out, [], given=folders, report=lambda _: None)
     for folder in (tmp_path / "photos", out):
         photographs = Photographs(folder, 0.0)
-        opened, _ = open_base(own, torch.device("cpu"), photographs)
+        opened = open_run(own, torch.device("cpu"), photographs)
         pairs = Pairs(photographs.train, data, 0, length=2)
-        [batch] = make_batches(opened, pairs, own, torch.device("cpu"))
+        [batch] = make_batches(opened, pairs, torch.device("cpu"))
         assert torch.equal(batch.cond.prompt, given["good"][0])
         assert torch.equal(batch.null.pooled, given["bad"][1])
         assert torch.allclose(batch.z_hq, opened.encode(batch.x_hq), atol=1e-4)

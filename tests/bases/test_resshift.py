@@ -12,18 +12,11 @@ from torch import Tensor
 
 from unistep.autoencoder.codecs import VQCodec
 from unistep.autoencoder.vq import VQ, VQConfig
-from unistep.bases.resshift.student import (
-    VARIANTS,
-    SwinDenoiser,
-    build,
-    net_input,
-    sample_posterior,
-    student,
-    teacher,
-    variant_of,
-)
+from unistep.bases.resshift.network import VARIANTS, SwinDenoiser, net_input, variant_of
+from unistep.bases.resshift.student import build, sample_posterior, student, teacher
 from unistep.bases.resshift.swin import SwinConfig, SwinUNet
-from unistep.diffusion.denoiser import Cond, filled, sample
+from unistep.diffusion.denoiser import Cond, filled
+from unistep.diffusion.sampler import sample
 from unistep.errors import ConfigError, ModelError
 
 File = tuple[dict[str, Any], dict[str, Tensor]]

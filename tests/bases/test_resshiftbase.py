@@ -13,11 +13,11 @@ from torch import Tensor
 
 from unistep.autoencoder.vq import VQ, VQConfig
 from unistep.bases.resshift.base import ResShiftBase
-from unistep.bases.resshift.student import SwinDenoiser, build, student
+from unistep.bases.resshift.network import ResShiftConfig, SwinDenoiser
+from unistep.bases.resshift.student import build, student
 from unistep.bases.resshift.swin import SwinConfig, SwinUNet
-from unistep.bases.settings import ResShiftConfig
 from unistep.diffusion.denoiser import filled
-from unistep.diffusion.process import resshift
+from unistep.diffusion.process import residual_shift
 from unistep.errors import ConfigError, ModelError
 
 
@@ -39,7 +39,7 @@ def test_base_gives_copies(base: ResShiftBase) -> None:
     assert all(p.requires_grad for p in one.parameters())
     assert not any(p.requires_grad for p in two.parameters())
     assert not {p.data_ptr() for p in one.parameters()} & {p.data_ptr() for p in two.parameters()}
-    assert len(base.process("resshift")) == 15 and torch.equal(base.process("resshift").s, resshift().s)
+    assert len(base.process("resshift")) == 15 and torch.equal(base.process("resshift").s, residual_shift().s)
     image = torch.rand(1, 3, 16, 16) * 2 - 1
     cond = base.cond(image)
     assert torch.equal(cond.y, base.encode(F.interpolate(image, scale_factor=4, mode="bicubic")))

@@ -7,8 +7,9 @@ import torch
 from latent_bases import tensors, trained
 
 from unistep.bases.sd3.base import SD3Base
+from unistep.bases.sd3.network import SD3Config
 from unistep.bases.sd21.base import SD21Base
-from unistep.bases.settings import SD3Config, SD21Config
+from unistep.bases.sd21.network import SD21Config
 from unistep.methods.dfosd import DFOSDConfig, NoiseAwareDiscriminator
 
 pytest.importorskip("diffusers")

@@ -11,14 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unistep.bases.diffusersfolder import read_component
-from unistep.bases.sd21 import student as sd21
+from unistep.bases.sd21 import authors as sd21_authors
+from unistep.bases.sd21 import network as sd21_network
+from unistep.bases.sd21 import student as sd21_student
 from unistep.bases.sd21.base import SD21Base
+from unistep.bases.sd21.network import SD21Config
 from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig, fold
-from unistep.bases.settings import SD21Config
 from unistep.diffusion.denoiser import filled
 from unistep.diffusion.process import ddpm
 from unistep.errors import ConfigError, ModelError
 from unistep.students.latent import LatentConfig
+from unistep.tensors import part
 
 GOLDEN = goldens.GOLDEN / "osediff"
 SD21 = GOLDEN / "sd21"
@@ -52,14 +55,16 @@ def osediff():
 
 @pytest.fixture(scope="module")
 def student(osediff, recorded):
-    header, tensors = sd21.build_osediff(SD21, *osediff, recorded["prompt_embeds"], dtype=torch.float32)
-    return sd21.student(json.loads(json.dumps(header)), tensors)
+    header, tensors = sd21_authors.build_osediff(
+        SD21, *osediff, recorded["prompt_embeds"], dtype=torch.float32
+    )
+    return sd21_student.student(json.loads(json.dumps(header)), tensors)
 
 
 @pytest.fixture(scope="module")
 def unet():
     """diffusers' own, trained in no way"""
-    return sd21.open_unet(SD21)[1]
+    return sd21_network.open_unet(SD21)[1]
 
 
 def noise(*shape, seed=0):
@@ -90,28 +95,30 @@ def test_osediff_equals_the_recorded_run_end_to_end(student, recorded, name):
 
 
 def test_the_schedule_is_the_recorded_one(recorded):
-    process = sd21.open_process(SD21)
+    process = sd21_network.open_process(SD21)
     assert (process.a**2 - recorded["alphas_cumprod"]).abs().max() < 1e-6
     assert process.a[999] ** 2 == pytest.approx(0.00466010, abs=1e-8)
-    assert sd21.affine(process, 999) == pytest.approx((1 / 0.0682649, -0.9976672 / 0.0682649), rel=1e-5)
+    assert sd21_network.affine(process, 999) == pytest.approx(
+        (1 / 0.0682649, -0.9976672 / 0.0682649), rel=1e-5
+    )
 
 
 def test_the_prompt_counts(osediff, recorded):
-    _, one = sd21.build_osediff(SD21, *osediff, recorded["prompt_embeds"], dtype=torch.float32)
-    _, other = sd21.build_osediff(SD21, *osediff, recorded["neg_prompt_embeds"], dtype=torch.float32)
+    _, one = sd21_authors.build_osediff(SD21, *osediff, recorded["prompt_embeds"], dtype=torch.float32)
+    _, other = sd21_authors.build_osediff(SD21, *osediff, recorded["neg_prompt_embeds"], dtype=torch.float32)
     differ = {name for name in one if not torch.equal(one[name], other[name])}
     assert differ and all(name.endswith((".attn2.k", ".attn2.v")) for name in differ)
     assert len(differ) == 2 * 10  # 3 blocks down, 6 up, 1 in the middle
 
 
 def test_the_header_holds_all_that_rebuilds_the_student(osediff, recorded):
-    header, tensors = sd21.build_osediff(SD21, *osediff, recorded["prompt_embeds"])
+    header, tensors = sd21_authors.build_osediff(SD21, *osediff, recorded["prompt_embeds"])
     assert (header["base"], header["method"], header["folded"]) == ("sd21", "osediff", True)
     latent = LatentConfig(**header["latent"])
     assert (latent.resample, latent.tile, latent.overlap, latent.colour) == ("pillow", 96, 32, "adain")
     assert {p.dtype for p in tensors.values()} == {torch.float16}
     assert not any("time_emb" in name or "lora" in name for name in tensors)
-    net, codec = sd21.student(json.loads(json.dumps(header)), tensors)
+    net, codec = sd21_student.student(json.loads(json.dumps(header)), tensors)
     z = codec.encode(recorded["infer/notile_adain/a/lq"].half())
     assert net(z).dtype == torch.float32
     assert (net.predict(z) - recorded["infer/a/model_pred"]).abs().max() < 0.02
@@ -151,7 +158,7 @@ def test_what_folding_removes_at_the_real_size(tokens, gone, left):
 @pytest.mark.parametrize("predicts", ["eps", "v"])
 def test_skip_and_gain_are_what_the_output_means(predicts):
     process = ddpm(predicts=predicts)
-    skip, gain = sd21.affine(process, 500)
+    skip, gain = sd21_network.affine(process, 500)
     z, out = noise(1, 4, 3, 3), noise(1, 4, 3, 3, seed=1)
     expected = process.clean(out, z, torch.tensor([500]), z)
     assert apart(skip * z + gain * out, expected) < 1e-6
@@ -159,8 +166,10 @@ def test_skip_and_gain_are_what_the_output_means(predicts):
 
 def test_a_base_that_predicts_v(tmp_path, osediff, recorded):
     folder = edited(tmp_path, "scheduler/scheduler_config.json", prediction_type="v_prediction")
-    header, tensors = sd21.build_osediff(folder, *osediff, recorded["prompt_embeds"], dtype=torch.float32)
-    net, _ = sd21.student(header, tensors)
+    header, tensors = sd21_authors.build_osediff(
+        folder, *osediff, recorded["prompt_embeds"], dtype=torch.float32
+    )
+    net, _ = sd21_student.student(header, tensors)
     z = recorded["infer/a/latent"]
     expected = 0.0682649 * z - 0.9976672 * recorded["infer/a/model_pred"]
     assert (net(z) - expected).abs().max() < 1e-4
@@ -203,7 +212,7 @@ def test_pisasr_equals_peft_with_both_adapters(pisasr, unet, pix, sem):
                 target_modules=pisasr[1][f"unet_lora_{place}_modules_{kind}"],
             )
             peft.inject_adapter_in_model(config, whole, adapter_name=f"default_{place}_{kind}")
-    own = sd21.part(pisasr[0], "state_dict_unet/")
+    own = part(pisasr[0], "state_dict_unet/")
     _, surplus = whole.load_state_dict(own, strict=False)
     assert not surplus
     for module in whole.modules():
@@ -212,8 +221,8 @@ def test_pisasr_equals_peft_with_both_adapters(pisasr, unet, pix, sem):
             for name in module.scaling:
                 module.scaling[name] *= pix if name.endswith("pix") else sem
     lambdas = {"lambda_pix": pix, "lambda_sem": sem}
-    header, tensors = sd21.build_pisasr(SD21, *pisasr, prompt, dtype=torch.float32, **lambdas)
-    net, _ = sd21.student(header, tensors)
+    header, tensors = sd21_authors.build_pisasr(SD21, *pisasr, prompt, dtype=torch.float32, **lambdas)
+    net, _ = sd21_student.student(header, tensors)
     z = noise(2, 4, 9, 12)
     expected = z - whole(z, 1, prompt.expand(2, -1, -1)).sample
     assert apart(net(z), expected) < 1e-5
@@ -221,9 +230,9 @@ def test_pisasr_equals_peft_with_both_adapters(pisasr, unet, pix, sem):
 
 
 def test_pisasr_runs_with_the_vae_of_the_base(pisasr):
-    header, tensors = sd21.build_pisasr(SD21, *pisasr, noise(1, 77, 20), dtype=torch.float32)
+    header, tensors = sd21_authors.build_pisasr(SD21, *pisasr, noise(1, 77, 20), dtype=torch.float32)
     assert (header["method"], header["latent"]["tile"]) == ("pisasr", 96)
-    net, codec = sd21.student(header, tensors)
+    net, codec = sd21_student.student(header, tensors)
     vae = read_component(SD21, "vae")[1]
     assert all(torch.equal(codec.vae.state_dict()[name], p) for name, p in vae.items())
     assert codec.decode(net(codec.encode(noise(1, 3, 72, 56)))).shape == (1, 3, 72, 56)
@@ -343,7 +352,7 @@ def test_a_folder_that_is_no_model(tmp_path, damage, found):
     folder = shutil.copytree(SD21, tmp_path / "sd21")
     damage(folder)
     with pytest.raises(ModelError, match=found):
-        sd21.open_unet(folder)
+        sd21_network.open_unet(folder)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +373,7 @@ def test_a_folder_that_is_no_model(tmp_path, damage, found):
 def test_a_base_that_is_another_model(tmp_path, osediff, recorded, file, changes, found):
     folder = edited(tmp_path, file, **changes)
     with pytest.raises(ModelError, match=found):
-        sd21.build_osediff(folder, *osediff, recorded["prompt_embeds"])
+        sd21_authors.build_osediff(folder, *osediff, recorded["prompt_embeds"])
 
 
 def test_the_old_names_of_the_vaes_attention(tmp_path):
@@ -376,7 +385,7 @@ def test_the_old_names_of_the_vaes_attention(tmp_path):
         old = {name.replace(f".{ours}.", f".{theirs}."): p for name, p in old.items()}
     assert len(old.keys() - whole.keys()) == 16
     save_file(old, file)
-    read = sd21.open_vae(folder).vae.state_dict()
+    read = sd21_network.open_vae(folder).vae.state_dict()
     assert read.keys() == whole.keys() and all(torch.equal(read[name], whole[name]) for name in whole)
 
 
@@ -393,7 +402,7 @@ def test_an_osediff_file_that_is_another(osediff, recorded):
 
     def refused(found, tensors=tensors, values=values, prompt=prompt):
         with pytest.raises(ModelError, match=found):
-            sd21.build_osediff(SD21, tensors, values, prompt)
+            sd21_authors.build_osediff(SD21, tensors, values, prompt)
 
     merged = {"unet/conv_in.weight": torch.zeros(1), "vae/quant_conv.weight": torch.zeros(1)}
     refused("found unet, vae; download OSEDiff's .AdcSR", tensors=merged, values={})
@@ -412,18 +421,18 @@ def test_an_osediff_file_that_is_another(osediff, recorded):
 def test_a_pisasr_file_that_is_another(pisasr, osediff):
     tensors, values = pisasr
     with pytest.raises(ModelError, match="found no lora_rank_unet_pix"):
-        sd21.build_pisasr(SD21, *osediff, noise(1, 6, 20))
+        sd21_authors.build_pisasr(SD21, *osediff, noise(1, 6, 20))
     extra = {"state_dict_unet/conv_in.base_layer.weight": torch.zeros(1)}
     with pytest.raises(ModelError, match=r"pix and sem alone, found conv_in\.base_layer"):
-        sd21.build_pisasr(SD21, {**tensors, **extra}, values, noise(1, 6, 20))
+        sd21_authors.build_pisasr(SD21, {**tensors, **extra}, values, noise(1, 6, 20))
 
 
 def test_a_students_file_that_is_another(osediff, recorded):
-    header, tensors = sd21.build_osediff(SD21, *osediff, recorded["prompt_embeds"])
+    header, tensors = sd21_authors.build_osediff(SD21, *osediff, recorded["prompt_embeds"])
     renamed = dict(tensors)
     renamed["denoiser.extra"] = renamed.pop("denoiser.conv_in.bias")
     with pytest.raises(ModelError, match=r"1 missing: denoiser\.conv_in\.bias; 1 surplus: denoiser\.extra"):
-        sd21.student(header, renamed)
+        sd21_student.student(header, renamed)
     for change in (
         {"widths": [32, 0, 32, 32]},
         {"layers": 10**9},
@@ -432,9 +441,9 @@ def test_a_students_file_that_is_another(osediff, recorded):
         {"gain": "1"},
     ):
         with pytest.raises(ModelError):
-            sd21.student({**header, "denoiser": {**header["denoiser"], **change}}, tensors)
+            sd21_student.student({**header, "denoiser": {**header["denoiser"], **change}}, tensors)
     with pytest.raises(ModelError, match="another"):
-        sd21.student({"denoiser": header["denoiser"]}, tensors)
+        sd21_student.student({"denoiser": header["denoiser"]}, tensors)
 
 
 # ---- prompts
@@ -478,18 +487,18 @@ def test_a_prompt_is_encoded_by_the_folders_own_encoder(tmp_path):
     with torch.no_grad():
         expected = encoder(torch.tensor([[7, 1, 6, 8, *[0] * 73]]))[0]
         empty = encoder(torch.tensor([[7, 8, *[0] * 75]]))[0]
-    assert torch.equal(sd21.encode_prompt(tmp_path, "a Cat"), expected)
-    assert torch.equal(sd21.encode_prompt(tmp_path, ""), empty)
-    assert sd21.encode_prompt(tmp_path, "a " * 200).shape == (1, 77, 16)
+    assert torch.equal(sd21_network.encode_prompt(tmp_path, "a Cat"), expected)
+    assert torch.equal(sd21_network.encode_prompt(tmp_path, ""), empty)
+    assert sd21_network.encode_prompt(tmp_path, "a " * 200).shape == (1, 77, 16)
     file = tmp_path / "text_encoder" / "model.safetensors"
     file.rename(file.with_name("pytorch_model.bin"))
     with pytest.raises(ModelError, match="the safetensors of a CLIP text encoder"):
-        sd21.encode_prompt(tmp_path, "a")
+        sd21_network.encode_prompt(tmp_path, "a")
     (tmp_path / "tokenizer" / "vocab.json").write_text("{}")
     with pytest.raises(ModelError, match="a CLIP tokenizer"):
-        sd21.encode_prompt(tmp_path, "a")
+        sd21_network.encode_prompt(tmp_path, "a")
     with pytest.raises(ModelError, match=r"text_encoder.config\.json"):
-        sd21.encode_prompt(SD21, "a")
+        sd21_network.encode_prompt(SD21, "a")
 
 
 # ---- the base, opened for training

@@ -15,12 +15,14 @@ from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from unistep.bases.latentbase import shared
-from unistep.bases.sd3 import student as sd3
+from unistep.bases.sd3 import network as sd3_network
+from unistep.bases.sd3 import student as sd3_student
 from unistep.bases.sd3.base import SD3Base
 from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig, fold, positions
-from unistep.bases.settings import SD3Config
-from unistep.diffusion.denoiser import filled, sample, times
+from unistep.bases.sd3.network import SD3Config
+from unistep.diffusion.denoiser import filled
 from unistep.diffusion.process import flow
+from unistep.diffusion.sampler import sample, times
 from unistep.errors import ConfigError, ModelError
 from unistep.students.blend import blended
 from unistep.students.latent import LatentConfig
@@ -59,13 +61,13 @@ def recorded():
 
 @pytest.fixture(scope="module")
 def built():
-    return sd3.build(*files(CASE), dtype=torch.float32)
+    return sd3_student.build(*files(CASE), dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")
 def student(built):
     header, tensors = built
-    return sd3.student(json.loads(json.dumps(header)), tensors)
+    return sd3_student.student(json.loads(json.dumps(header)), tensors)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +132,7 @@ def test_tiles_as_the_authors_code(student, recorded, run, start):
 def test_the_second_recorded_base():
     """One block alone, weights in half precision, 32 groups; from the picture to the picture."""
     case = GOLDEN / "tsd_vaetile"
-    net, codec = sd3.student(*sd3.build(*files(case), dtype=torch.float32))
+    net, codec = sd3_student.student(*sd3_student.build(*files(case), dtype=torch.float32))
     tensors = load_file(case / "tensors.safetensors")
     rgb = torch.from_numpy(np.array(Image.open(case / "inputs" / "a.png"))).permute(2, 0, 1)[None] / 255
     x = (F.interpolate(rgb, scale_factor=4, mode="bicubic") * 2 - 1).clamp(-1, 1)
@@ -158,9 +160,9 @@ def test_header(built):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision(student, recorded, dtype):
-    header, tensors = sd3.build(*files(CASE), dtype=dtype)
+    header, tensors = sd3_student.build(*files(CASE), dtype=dtype)
     assert {tensor.dtype for tensor in tensors.values()} == {dtype}
-    net, _ = sd3.student(header, tensors)
+    net, _ = sd3_student.student(header, tensors)
     z = recorded["notile_wavelet/a/model_input"]
     with torch.no_grad():
         z_hat = net(z)
@@ -282,12 +284,12 @@ def test_a_student_s_file_lists_missing_and_surplus_tensors(built):
     with pytest.raises(
         ModelError, match=r"1 missing: denoiser\.proj_out\.bias; 1 surplus: denoiser\.blocks\.0\.ex"
     ):
-        sd3.student(header, tensors)
+        sd3_student.student(header, tensors)
     for bad in ({**header, "denoiser": {"layers": 2, "depth": 3}}, {"base": "sd3"}):
         with pytest.raises(ModelError, match="header of a student of SD3"):
-            sd3.student(bad, tensors)
+            sd3_student.student(bad, tensors)
     with pytest.raises(ModelError, match="tokens of an SD3 transformer from 1 to 4096"):
-        sd3.student({**header, "denoiser": {**header["denoiser"], "tokens": 10**9}}, tensors)
+        sd3_student.student({**header, "denoiser": {**header["denoiser"], "tokens": 10**9}}, tensors)
 
 
 @pytest.fixture
@@ -313,53 +315,53 @@ def test_other_transformers_are_refused(base, key):
     rewrite(base, **{key: OTHER_BASES[key]})
     found = re.escape(f"{OTHER_BASES[key]}")
     with pytest.raises(ModelError, match=f"{key.removeprefix('num_')} of .*transformer .*found {found}"):
-        sd3.open_transformer(base)
+        sd3_network.open_transformer(base)
 
 
 def test_wrong_files(base, tmp_path):
     _, loras, prompt, pooled = files(CASE)
     with pytest.raises(ModelError, match=r"found \[1, 7, 31\]"):
-        sd3.build(base, loras, prompt[..., 1:], pooled)
+        sd3_student.build(base, loras, prompt[..., 1:], pooled)
     with pytest.raises(ModelError, match=r"pooled ones \[1, 24\]"):
-        sd3.build(base, loras, prompt, pooled[:, 1:])
+        sd3_student.build(base, loras, prompt, pooled[:, 1:])
     with pytest.raises(ModelError, match=r"transformer\.safetensors: expected .*surplus"):
-        sd3.build(base, {**loras, "transformer": loras["vae"]}, prompt, pooled)
+        sd3_student.build(base, {**loras, "transformer": loras["vae"]}, prompt, pooled)
     mixed = {**loras["vae"], "transformer.encoder.conv_in.lora_A.weight": torch.ones(5, 3, 3, 3)}
     with pytest.raises(ModelError, match="one rank"):
-        sd3.build(base, {**loras, "vae": mixed}, prompt, pooled)
+        sd3_student.build(base, {**loras, "vae": mixed}, prompt, pooled)
     with pytest.raises(ModelError, match="folder of a diffusers model"):
-        sd3.build(tmp_path / "none", loras, prompt, pooled)
+        sd3_student.build(tmp_path / "none", loras, prompt, pooled)
     scheduler = base / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({"_class_name": "DDIMScheduler"}))
     with pytest.raises(ModelError, match="to be FlowMatchEulerDiscreteScheduler"):
-        sd3.open_schedule(base)
+        sd3_network.open_schedule(base)
     shutil.rmtree(scheduler.parent)
-    assert sd3.open_schedule(base) == (1000, 3.0)
+    assert sd3_network.open_schedule(base) == (1000, 3.0)
     weights = base / "transformer" / "diffusion_pytorch_model.safetensors"
     state = load_file(weights)
     state["pos_embed.pos_embed"] += 0.1
     save_file(state, weights)
     with pytest.raises(ModelError, match="sines and cosines, found trained ones"):
-        sd3.build(base, loras, prompt, pooled)
+        sd3_student.build(base, loras, prompt, pooled)
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ModelError, match=r"found diffusion_pytorch_model\.bin.*pickles are not read"):
-        sd3.build(base, loras, prompt, pooled)
+        sd3_student.build(base, loras, prompt, pooled)
 
 
 # ---- many steps
 
 
 def test_unfolded_in_one_step_is_folded(student, recorded):
-    header, tensors = sd3.build(*files(CASE), dtype=torch.float32, folded=False)
-    sampler, codec = sd3.teacher(json.loads(json.dumps(header)), tensors, 1)
+    header, tensors = sd3_student.build(*files(CASE), dtype=torch.float32, folded=False)
+    sampler, codec = sd3_student.teacher(json.loads(json.dumps(header)), tensors, 1)
     z = recorded["notile_wavelet/a/model_input"]
     with torch.no_grad():
         once = sampler(z, sampler.times[0], z, None)
         assert apart(once, student[0](z)) < 1e-5
     assert header["folded"] is False and sampler.multiple == 2 and not codec.config["shift"]
-    assert sd3.teacher(header, tensors)[0].times == times(flow(), sd3.STEPS)
+    assert sd3_student.teacher(header, tensors)[0].times == times(flow(), sd3_student.STEPS)
     with pytest.raises(ModelError, match="header of an unfolded SD3"):
-        sd3.teacher({"denoiser": {}}, tensors)
+        sd3_student.teacher({"denoiser": {}}, tensors)
 
 
 # ---- the text
@@ -367,7 +369,7 @@ def test_unfolded_in_one_step_is_folded(student, recorded):
 
 def test_composed_as_the_authors_have_it():
     clip = noise(1, 77, 3), noise(1, 77, 5, seed=1)
-    out = sd3.compose([*clip], noise(1, 256, 12, seed=2))
+    out = sd3_network.compose([*clip], noise(1, 256, 12, seed=2))
     assert out.shape == (1, 333, 12)
     assert torch.equal(out[:, :77, :3], clip[0]) and torch.equal(out[:, :77, 3:8], clip[1])
     assert not out[:, :77, 8:].any() and torch.equal(out[:, 77:], noise(1, 256, 12, seed=2))
@@ -414,7 +416,7 @@ def texts(base):
 def test_prompts_are_encoded_by_the_base_s_three_encoders(texts):
     from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
-    prompt, pooled = sd3.encode_prompt(texts, "a cat")
+    prompt, pooled = sd3_network.encode_prompt(texts, "a cat")
     assert prompt.shape == (1, 77 + 256, 32) and pooled.shape == (1, 8 + 12)
     clip_ids = torch.tensor([[8, 1, 2, 9, *[0] * 73]])
     at, out = 0, []
@@ -428,16 +430,16 @@ def test_prompts_are_encoded_by_the_base_s_three_encoders(texts):
     assert at == 16 and not prompt[:, :77, at:].any() and torch.equal(pooled, torch.cat(out, dim=1))
     t5 = T5EncoderModel.from_pretrained(texts / "text_encoder_3").eval()
     assert torch.equal(prompt[:, 77:], t5(torch.tensor([[4, 5, 1, *[0] * 253]]))[0])
-    assert sd3.encode_prompt(texts, "a cat " * 300)[0].shape == prompt.shape
+    assert sd3_network.encode_prompt(texts, "a cat " * 300)[0].shape == prompt.shape
     # without the third, zeros; without the second, a sentence
     shutil.rmtree(texts / "text_encoder_3")
-    short, _ = sd3.encode_prompt(texts, "a cat")
+    short, _ = sd3_network.encode_prompt(texts, "a cat")
     assert (
         torch.equal(short[:, :77], prompt[:, :77]) and short.shape == prompt.shape and not short[:, 77:].any()
     )
     (texts / "text_encoder_2" / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="the safetensors of text_encoder_2"):
-        sd3.encode_prompt(texts, "a cat")
+        sd3_network.encode_prompt(texts, "a cat")
 
 
 # ---- the base, opened for training

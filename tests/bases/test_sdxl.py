@@ -5,12 +5,15 @@ import json
 import shutil
 
 import pytest
+import tinies
 import torch
 from safetensors.torch import load_file
 
-from unistep.bases import SD21Base, SD21Config, published, tiny
+from unistep.bases import BASES, tiny
+from unistep.bases.sd21 import network as sd21
 from unistep.bases.sd21 import sdxl
-from unistep.bases.sd21 import student as sd21
+from unistep.bases.sd21.base import SD21Base
+from unistep.bases.sd21.network import SD21Config
 from unistep.diffusion.denoiser import Batch, Cond, filled
 from unistep.errors import ConfigError, ModelError
 from unistep.methods.dfosd import DFOSD, DFOSDConfig
@@ -23,7 +26,7 @@ pytest.importorskip("peft")
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("models")
-    return {kind: tiny.write(kind, root / kind) for kind in ("sd21", "sdxl")}
+    return {kind: tinies.write(kind, root / kind) for kind in ("sd21", "sdxl")}
 
 
 @pytest.fixture(scope="module")
@@ -199,9 +202,9 @@ def test_the_method_judges_what_latent_gives(base, config, monkeypatch):
 
 def test_the_real_size_without_files():
     with torch.device("meta"):
-        whole = diffusers.UNet2DConditionModel.from_config(published.SDXL_UNET)
+        whole = diffusers.UNet2DConditionModel.from_config(sdxl.UNET)
     assert sum(p.numel() for p in whole.parameters()) == 2_567_463_684
-    base = SD21Base.published(SD21Config(critic="SDXL", critic_latents="re-encoded", rank_encoder=0))
+    base = BASES["sd21"].shapes(SD21Config(critic="SDXL", critic_latents="re-encoded", rank_encoder=0))
     features = base.features("critic", "ddpm")
     assert features.widths == (320, 640, 1280, 1280) and {p.device.type for p in features.parameters()} == {
         "meta"

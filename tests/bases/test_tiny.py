@@ -4,14 +4,17 @@ import functools
 import json
 
 import pytest
+import tinies
 import torch
 import torch.nn.functional as F
 
-from unistep.bases import ResShiftBase, ResShiftConfig, tiny
-from unistep.bases.sd3 import student as sd3
-from unistep.bases.sd3.student import SD3Denoiser
-from unistep.bases.sd21 import student as sd21
-from unistep.bases.sd21.base import SD21Denoiser
+from unistep.bases import tiny
+from unistep.bases.resshift.base import ResShiftBase
+from unistep.bases.resshift.network import ResShiftConfig
+from unistep.bases.sd3 import network as sd3
+from unistep.bases.sd3.network import SD3Denoiser
+from unistep.bases.sd21 import network as sd21
+from unistep.bases.sd21.network import SD21Denoiser
 from unistep.diffusion.denoiser import Cond, filled
 from unistep.diffusion.process import flow
 from unistep.errors import ConfigError
@@ -32,7 +35,7 @@ FILES = {
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """kind -> what train.init is to name"""
-    return functools.cache(lambda kind: tiny.write(kind, tmp_path_factory.mktemp("tiny") / kind))
+    return functools.cache(lambda kind: tinies.write(kind, tmp_path_factory.mktemp("tiny") / kind))
 
 
 def explained(out, right):
@@ -110,7 +113,7 @@ def test_sdxl_has_sdxl_s_layout(written):
 def test_a_seed_gives_the_same_model(tmp_path):
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    folders = [tiny.write("sd21", tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2))]
+    folders = [tinies.write("sd21", tmp_path / str(i), seed=seed) for i, seed in enumerate((1, 1, 2))]
     assert torch.equal(torch.get_rng_state(), before)
     for part in ("unet", "vae"):
         file = f"{part}/diffusion_pytorch_model.safetensors"
@@ -129,4 +132,4 @@ def test_pictures_are_those_of_their_seed():
 
 def test_another_kind_is_refused(tmp_path):
     with pytest.raises(ConfigError, match=r"expected a tiny model to be one of sd3, .*, found “sd4”"):
-        tiny.write("sd4", tmp_path)
+        tinies.write("sd4", tmp_path)

@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unistep.bases.compact.base import CompactConfig, CompactDenoiser
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.command.cli import main
 from unistep.models import checkpoint
 from unistep.models.checkpoint import DEFAULT

@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unistep.diffusion.denoiser import Cond, filled, guide, sample, times
-from unistep.diffusion.process import ddpm, flow, resshift
+from unistep.diffusion.denoiser import Cond, filled
+from unistep.diffusion.process import ddpm, flow, residual_shift
+from unistep.diffusion.sampler import guide, sample, times
 
 
 def test_guidance_is_affine():
@@ -27,7 +28,7 @@ def test_guidance_on_z0_is_guidance_on_the_prediction():
         torch.testing.assert_close(guide(z0, null, 7.5), guided, atol=1e-3, rtol=1e-3)
 
 
-@given(st.integers(1, 15), st.sampled_from([resshift(), flow(1000), ddpm()]))
+@given(st.integers(1, 15), st.sampled_from([residual_shift(), flow(1000), ddpm()]))
 def test_times_go_down_from_the_far_end(steps, process):
     ts = times(process, steps)
     assert len(ts) == steps and ts[0] == len(process) - 1 and ts[-1] >= 0
@@ -48,7 +49,7 @@ def gaussian(process, mean: float, sd: float):
 
 @pytest.mark.parametrize("name", ["resshift", "flow", "ddpm"])
 def test_samples_have_the_distribution_of_the_data(name):
-    process = {"resshift": lambda: resshift(200), "flow": lambda: flow(200), "ddpm": ddpm}[name]()
+    process = {"resshift": lambda: residual_shift(200), "flow": lambda: flow(200), "ddpm": ddpm}[name]()
     cond = Cond(torch.zeros(1), torch.full((4, 1, 64, 64), 0.3))
     torch.manual_seed(0)
     t = filled(len(process) - 1, cond.y)
@@ -59,7 +60,7 @@ def test_samples_have_the_distribution_of_the_data(name):
 
 
 def test_one_step_is_the_denoiser():
-    process, cond = resshift(), Cond(torch.zeros(1), torch.randn(2, 3, 4, 4))
+    process, cond = residual_shift(), Cond(torch.zeros(1), torch.randn(2, 3, 4, 4))
     z_t = torch.randn(2, 3, 4, 4)
     z = sample(lambda z, t, c: z * 0.5 + t.view(-1, 1, 1, 1), process, z_t, [14], cond)
     torch.testing.assert_close(z, z_t * 0.5 + 14)

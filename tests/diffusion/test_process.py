@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unistep.diffusion.process import Process, ddpm, flow, resshift
+from unistep.diffusion.process import Process, ddpm, flow, residual_shift
 
 FACTORIES = {
     "eps": lambda: ddpm(predicts="eps"),
     "v": lambda: ddpm(predicts="v"),
     "flow": flow,
-    "resshift": resshift,
+    "resshift": residual_shift,
 }
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 SQRT_ETA_15 = (
@@ -111,9 +111,9 @@ def test_flow_is_diffusers():
 
 
 def test_resshift_schedule_is_the_published_one():
-    sqrt_eta = resshift().b.sqrt()
+    sqrt_eta = residual_shift().b.sqrt()
     torch.testing.assert_close(sqrt_eta, torch.tensor(SQRT_ETA_15, dtype=torch.float64), atol=5e-7, rtol=0)
-    four = resshift(steps=4, min_noise_level=0.2).b.sqrt()
+    four = residual_shift(steps=4, min_noise_level=0.2).b.sqrt()
     expected = torch.tensor([0.1, 0.520096, 0.761382, 0.99], dtype=torch.float64)
     torch.testing.assert_close(four, expected, atol=5e-7, rtol=0)
 
@@ -122,7 +122,7 @@ def test_resshift_schedule_is_the_published_one():
 def test_resshift_is_tad_sr_equations_1_to_3(t):
     kappa, eta = 2.0, [*SQRT_ETA_15, 0.0]  # eta[-1] = 0: the clean end
     eta = [value**2 for value in eta]
-    process, (z0, eps, y), (_, z_hat, _) = resshift(kappa=kappa), latents(), latents(1)
+    process, (z0, eps, y), (_, z_hat, _) = residual_shift(kappa=kappa), latents(), latents(1)
     now = torch.full((3,), t)
     z_t = z0 + eta[t] * (y - z0) + kappa * eta[t] ** 0.5 * eps  # Eq. 1
     tight = {"atol": 3e-5, "rtol": 1e-4}  # the table above has six digits

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from unistep.command.cli import main
+from unistep.counting.operators import Peaks
 from unistep.errors import ConfigError
 from unistep.evaluation import bench as module
 from unistep.evaluation.bench import bench, measured_peaks, timed
-from unistep.evaluation.counting import Peaks
 from unistep.upscaling.upscaler import Upscaler
 
 BENCHMARKS = str(Path(__file__).parents[2] / "benchmarks")

@@ -36,8 +36,8 @@ RECORDED = {
     ("pyiqa", 0): "pyiqa_{}_y",
     ("basicsr", 0): "basicsr_{}_crop0_y1",
     ("basicsr", 4): "basicsr_{}_crop4_y1",
-    ("resshift", 0): "resshift_{}_y_border0",
-    ("resshift", 4): "resshift_{}_y_border4",
+    ("rounded", 0): "resshift_{}_y_border0",
+    ("rounded", 4): "resshift_{}_y_border4",
 }
 
 
@@ -56,7 +56,7 @@ def test_psnr_and_ssim_are_the_recorded_ones(pair, protocol, border):
     image, reference = load(f"sr_{pair}.png"), load(f"gt_{pair}.png")
     recorded, name = VALUES[f"pair_{pair}"], RECORDED[protocol, border]
     # one pixel in pair 0 lies on the rounding edge of ResShift's integer luma
-    tolerance = 1e-3 if protocol == "resshift" else 5e-6
+    tolerance = 1e-3 if protocol == "rounded" else 5e-6
     assert psnr_y(image, reference, protocol=protocol, border=border).item() == pytest.approx(
         recorded[name.format("psnr")], abs=tolerance
     )
@@ -67,17 +67,17 @@ def test_psnr_and_ssim_are_the_recorded_ones(pair, protocol, border):
 
 def test_protocols_differ_where_they_should():
     image, reference = load("sr_0.png"), load("gt_0.png")
-    pyiqa, resshift = psnr_y(image, reference), psnr_y(image, reference, protocol="resshift")
-    assert 0.3 < (pyiqa - resshift).item() < 0.7
+    pyiqa, rounded = psnr_y(image, reference), psnr_y(image, reference, protocol="rounded")
+    assert 0.3 < (pyiqa - rounded).item() < 0.7
     assert psnr_y(reference, reference).item() == pytest.approx(80)
     assert psnr_y(reference, reference, protocol="basicsr").isinf().all()
 
 
 def test_ssim_clamps_contrast_only_for_pyiqa():
     ramp = torch.linspace(0, 1, 12).expand(1, 3, 12, 12).contiguous()
-    values = {p: ssim_y(ramp, ramp.flip(-1), protocol=p).item() for p in ("pyiqa", "basicsr", "resshift")}
-    assert values["pyiqa"] == 0 and values["basicsr"] < -0.5 and values["resshift"] < -0.5
-    assert values["basicsr"] != values["resshift"]
+    values = {p: ssim_y(ramp, ramp.flip(-1), protocol=p).item() for p in ("pyiqa", "basicsr", "rounded")}
+    assert values["pyiqa"] == 0 and values["basicsr"] < -0.5 and values["rounded"] < -0.5
+    assert values["basicsr"] != values["rounded"]
 
 
 # LPIPS

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unistep.bases.compact.base import CompactBase, CompactConfig, CompactDenoiser
+from unistep.bases.compact.base import CompactBase
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.diffusion.denoiser import Cond, Features
 from unistep.diffusion.process import Process
 from unistep.errors import ConfigError, ModelError

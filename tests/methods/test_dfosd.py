@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from loop import updates
 from torch import Tensor, nn
 
-from unistep.bases.compact.base import CompactBase, CompactConfig, CompactDenoiser, encode
+from unistep.bases.compact.base import CompactBase
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser, encode
 from unistep.diffusion.denoiser import Batch, Cond, Denoiser, Features
 from unistep.diffusion.process import ddpm
 from unistep.errors import ConfigError

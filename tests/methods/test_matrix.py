@@ -4,16 +4,21 @@ import sys
 from pathlib import Path
 
 import pytest
+import tinies
 import torch
 
-from unistep.bases import BASES, CompactConfig, ResShiftConfig, SD3Config, SD21Config, tiny
+from unistep.bases import BASES
+from unistep.bases.compact.network import CompactConfig
+from unistep.bases.resshift.network import ResShiftConfig
+from unistep.bases.sd3.network import SD3Config
+from unistep.bases.sd21.network import SD21Config
 from unistep.data.pairs import DataConfig
 from unistep.errors import ConfigError
-from unistep.methods import METHODS, DFOSDConfig, OSEDiffConfig, SinSRConfig, TADSRConfig, obstacle
+from unistep.methods import METHODS, DFOSDConfig, OSEDiffConfig, SinSRConfig, TADSRConfig
 from unistep.recipes.config import Run, TrainConfig, override
 from unistep.recipes.recipes import recipe
 from unistep.training import smoke
-from unistep.training.opening import open_base
+from unistep.training.opening import open_run
 
 ROOT = Path(__file__).parents[2]
 BENCHMARKS = str(ROOT / "benchmarks")
@@ -58,7 +63,7 @@ def test_every_pair_runs_or_says_why():
     recipes = matrix.covered()
     for method in METHODS:
         for base in BASES:
-            ways = [(method, base) in recipes, (method, base) in OTHERS, obstacle(method, base) is not None]
+            ways = [(method, base) in recipes, (method, base) in OTHERS, method in BASES[base].obstacles]
             assert sum(ways) == 1, (method, base)
 
 
@@ -74,9 +79,9 @@ def test_a_pair_without_a_recipe_trains(pair):
 
 @pytest.mark.parametrize("base", [SD3Config(), SD21Config()])
 def test_a_pair_that_cannot_run_says_why(base):
-    run = Run("x", base, TADSRConfig(), train=TrainConfig(init="nowhere"))
+    run = Run("x", base, TADSRConfig("resshift"), train=TrainConfig(init="nowhere"))
     with pytest.raises(ConfigError, match="its teacher must see the low-quality image"):
-        open_base(run, torch.device("cpu"))
+        open_run(run, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -88,6 +93,6 @@ def test_a_pair_that_cannot_run_says_why(base):
     ],
 )
 def test_a_wrong_base_is_refused_before_its_texts_are_read(tmp_path, name, kind, found):
-    run = override(recipe(name), [f"train.init={tiny.write(kind, tmp_path / kind)}"])
+    run = override(recipe(name), [f"train.init={tinies.write(kind, tmp_path / kind)}"])
     with pytest.raises(ConfigError, match=f"expected train.init to be the folder of .*{found}"):
-        open_base(run, torch.device("cpu"))
+        open_run(run, torch.device("cpu"))

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unistep.bases.sd21.base import SD21Base
-from unistep.bases.settings import SD21Config
+from unistep.bases.sd21.network import SD21Config
 from unistep.diffusion.denoiser import Batch, Cond, Denoiser
-from unistep.diffusion.process import Process, ddpm, flow, resshift
+from unistep.diffusion.process import Process, ddpm, flow, residual_shift
 from unistep.errors import ConfigError
 from unistep.methods.osediff import OSEDiff, OSEDiffConfig, direction, vsd
 
@@ -209,7 +209,7 @@ def toys(process: Process | None = None, **settings: float) -> tuple[OSEDiff, Ba
     return method, Batch(y, z_hq, z_hq, told(y, 0.0), told(y, -1.0), cond_hq=told(y, 1.0))
 
 
-@pytest.mark.parametrize("process", [ddpm(), ddpm(predicts="v"), flow(), resshift()])
+@pytest.mark.parametrize("process", [ddpm(), ddpm(predicts="v"), flow(), residual_shift()])
 def test_the_direction_written_out(process):
     """x0 of the score network less x0 of the teacher at guidance 7.5, over each mean distance."""
     method, batch = toys(process, t_max=len(process) - 1, t_min=0, t_student=len(process) - 1)
@@ -290,7 +290,7 @@ def test_a_student_starts_where_it_is_used():
     method, batch = toys()
     method.generate(batch)
     assert torch.equal(method.student.asked[0][0], batch.cond.y)
-    method, batch = toys(resshift(), t_student=14, t_min=0, t_max=14)
+    method, batch = toys(residual_shift(), t_student=14, t_min=0, t_max=14)
     torch.manual_seed(0)
     method.generate(batch)
     torch.manual_seed(0)

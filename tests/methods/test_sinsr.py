@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from unistep.bases.resshift.base import ResShiftBase
 from unistep.bases.resshift.student import build
 from unistep.diffusion.denoiser import Batch, Cond, Denoiser
-from unistep.diffusion.process import resshift
+from unistep.diffusion.process import residual_shift
 from unistep.errors import ConfigError
 from unistep.methods.sinsr import SinSR, SinSRConfig, consistency, deviation, distill, inverse
 
@@ -46,8 +46,12 @@ def apart(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize(
     ("case", "config", "terms"),
     [
-        ("distill", SinSRConfig(weight_inverse=0, weight_gt=0), {"distill": "mse"}),
-        ("distill_gt", SinSRConfig.released(), {"distill": "mse", "inverse": "mse_xT", "gt": "mse_gt"}),
+        ("distill", SinSRConfig("resshift", weight_inverse=0, weight_gt=0), {"distill": "mse"}),
+        (
+            "distill_gt",
+            SinSRConfig.released("resshift"),
+            {"distill": "mse", "inverse": "mse_xT", "gt": "mse_gt"},
+        ),
     ],
 )
 def test_a_step_is_the_recorded_step(monkeypatch, case, config, terms):
@@ -80,12 +84,12 @@ def test_the_inverses_scale_is_the_last_indexs():
     denoiser.net.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     z = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     cond = Cond(torch.zeros(2, 3, 16, 16), z)
-    for config in (SinSRConfig.released(), SinSRConfig()):
+    for config in (SinSRConfig.released("resshift"), SinSRConfig("resshift")):
         SinSR(config, denoiser, denoiser).invert(z, cond)
     eta = base().process("resshift").b.float()
     for x, index in zip(seen, (-1, 0), strict=True):
         torch.testing.assert_close(x, z / (4 * eta[index] + 1).sqrt())
-    assert deviation(resshift(), torch.tensor([T - 1])).item() == pytest.approx((1 + 4 * 0.9801) ** 0.5)
+    assert deviation(residual_shift(), torch.tensor([T - 1])).item() == pytest.approx((1 + 4 * 0.9801) ** 0.5)
 
 
 # ---------------------------------------------------------------- what is asked of whom
@@ -96,7 +100,7 @@ class Toy(Denoiser):
 
     def __init__(self, gain: float, bias: float = 0.0):
         super().__init__()
-        self.process = resshift()
+        self.process = residual_shift()
         self.gain, self.bias = nn.Parameter(torch.tensor(gain)), nn.Parameter(torch.tensor(bias))
         self.asked: list[tuple[Tensor, int, Cond, bool]] = []
 
@@ -119,7 +123,7 @@ def unused(form: str) -> Callable[[Tensor, Tensor], Tensor]:
 
 def test_who_is_asked_what():
     """The student at the last index, at 0 for the two ways back, the high-quality one without a gradient."""
-    method, batch = toys(SinSRConfig())
+    method, batch = toys(SinSRConfig("resshift"))
     z_hat = method.generate(batch)
     asked = method.student.asked
     assert [(t, grad) for _, t, _, grad in asked] == [(14, True), (0, True), (0, False), (14, True)]
@@ -153,10 +157,10 @@ def test_losses_are_means_of_squares():
 
 def test_weights_scale_their_terms():
     torch.manual_seed(0)
-    method, batch = toys(SinSRConfig())
+    method, batch = toys(SinSRConfig("resshift"))
     one = method.generator_loss(batch, method.generate(batch))
     torch.manual_seed(0)
-    method, batch = toys(SinSRConfig(weight_distill=2, weight_inverse=3, weight_gt=5))
+    method, batch = toys(SinSRConfig("resshift", weight_distill=2, weight_inverse=3, weight_gt=5))
     other = method.generator_loss(batch, method.generate(batch))
     found = {name: (other[name] / one[name]).item() for name in one}
     assert found == pytest.approx({"distill": 2, "inverse": 3, "gt": 5})
@@ -171,14 +175,14 @@ def test_weights_scale_their_terms():
     ],
 )
 def test_a_weight_of_0_costs_nothing(weights, terms, calls):
-    method, batch = toys(SinSRConfig(**weights))
+    method, batch = toys(SinSRConfig("resshift", **weights))
     assert set(method.generator_loss(batch, method.generate(batch))) == terms
     assert (len(method.student.asked), len(method.teacher.asked)) == calls
 
 
 def test_the_way_back_of_the_high_quality_latent_is_fixed():
     """d gt / d gain = 2 mean((g^2 z - z) g z): the inner g is a constant."""
-    method, batch = toys(SinSRConfig(weight_distill=0, weight_inverse=0))
+    method, batch = toys(SinSRConfig("resshift", weight_distill=0, weight_inverse=0))
     terms = method.generator_loss(batch, method.generate(batch))
     method_gain = method.student.gain
     terms["gt"].backward()
@@ -199,8 +203,8 @@ def test_autocast_keeps_every_gradient():
             return self.layer(z_t).float()
 
     for off in ({"weight_distill": 0, "weight_inverse": 0}, {"weight_inverse": 0, "weight_gt": 0}, {}):
-        _, batch = toys(SinSRConfig())
-        method = SinSR(SinSRConfig(**off), Linear(), Toy(0.3).requires_grad_(False))
+        _, batch = toys(SinSRConfig("resshift"))
+        method = SinSR(SinSRConfig("resshift", **off), Linear(), Toy(0.3).requires_grad_(False))
         with torch.autocast("cpu", torch.bfloat16):
             terms = method.generator_loss(batch, method.generate(batch))
         for term in terms.values():
@@ -210,14 +214,14 @@ def test_autocast_keeps_every_gradient():
 
 @pytest.mark.parametrize("weights", [{}, {"weight_gt": 0}, {"released_scale": True}])
 def test_a_step_moves_the_student_alone(weights):
-    found, losses = updates(SinSRConfig(**weights), steps=2)
+    found, losses = updates(SinSRConfig("resshift", **weights), steps=2)
     assert found == [("student", {"student"})] * 2
     assert set(losses) >= {"student/distill", "student/inverse"}
 
 
 def test_distillation_brings_the_student_to_the_teacher():
     torch.manual_seed(0)
-    method, batch = toys(SinSRConfig(weight_inverse=0, weight_gt=0))
+    method, batch = toys(SinSRConfig("resshift", weight_inverse=0, weight_gt=0))
     optimiser = torch.optim.Adam(method.student.parameters(), lr=0.02)
     losses = []
     for _ in range(200):
@@ -243,18 +247,18 @@ def test_distillation_brings_the_student_to_the_teacher():
 )
 def test_a_bad_setting_is_one_sentence(bad, message):
     with pytest.raises(ConfigError, match=message):
-        SinSRConfig(**bad)
+        SinSRConfig("resshift", **bad)
 
 
 def test_more_steps_than_the_process_has():
     with pytest.raises(ConfigError, match=r"method\.teacher_steps to be at most 15, .* found 16"):
-        SinSR.build(SinSRConfig(teacher_steps=16), base(), unused)
+        SinSR.build(SinSRConfig("resshift", teacher_steps=16), base(), unused)
     with pytest.raises(ConfigError, match=r"expected method\.process to be resshift"):
         SinSR.build(SinSRConfig(process="ddpm"), base(), unused)
 
 
 def test_released_settings():
     """official trainer: all three at weight 1, 15 steps, index 0 with the scale of the last."""
-    assert SinSRConfig.released() == SinSRConfig("resshift", 1.0, 1.0, 1.0, 15, True)
-    assert SinSRConfig.released(weight_gt=0.5).weight_gt == 0.5
-    assert not SinSRConfig().released_scale
+    assert SinSRConfig.released("resshift") == SinSRConfig("resshift", 1.0, 1.0, 1.0, 15, True)
+    assert SinSRConfig.released("resshift", weight_gt=0.5).weight_gt == 0.5
+    assert not SinSRConfig("resshift").released_scale

@@ -15,9 +15,9 @@ from test_tadsr import stirred
 from torch import Tensor, nn
 
 from unistep.bases.resshift.base import ResShiftBase
+from unistep.bases.resshift.network import ResShiftConfig
 from unistep.bases.resshift.student import build
 from unistep.bases.resshift.swin import SwinUNet
-from unistep.bases.settings import ResShiftConfig
 from unistep.diffusion.denoiser import Batch
 from unistep.methods import tadsr
 from unistep.methods.tadsr import TADSR, TADSRConfig
@@ -35,7 +35,7 @@ def base(checkpointing: bool = False) -> ResShiftBase:
 
 
 def opened(score: str, checkpointing: bool = False) -> TADSR:
-    config = TADSRConfig.released(c_dim=8, embed_dim=32, score=score)
+    config = TADSRConfig.released("resshift", c_dim=8, embed_dim=32, score=score)
     torch.manual_seed(0)
     method = TADSR.build(config, base(checkpointing), unused)
     method.student.net.load_state_dict(student())

@@ -12,9 +12,10 @@ from loop import updates
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unistep.bases.compact.base import CompactBase, CompactConfig, CompactDenoiser
+from unistep.bases.compact.base import CompactBase
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.diffusion.denoiser import Batch, Cond, Denoiser, Features
-from unistep.diffusion.process import Process, resshift
+from unistep.diffusion.process import Process, residual_shift
 from unistep.errors import ConfigError
 from unistep.methods import tadsr
 from unistep.methods.tadsr import (
@@ -73,7 +74,7 @@ def recorded() -> dict[str, Tensor]:
 def sds_answer(recorded: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """t, z_t and the teacher's z_0 of the SDS run, which kept the direction alone: grad_z = eps_phi - eps."""
     t, eps = (recorded[f"sds_uniform/sds/{name}"] for name in ("t_sds", "noise_sds"))
-    process, y = resshift(), recorded["main/z_y"]
+    process, y = residual_shift(), recorded["main/z_y"]
     z_t = process.perturb(recorded["main/student_x0"], eps, t, y)
     _, b, s = process.at(t)
     return t, z_t, (z_t - b * y - s * (recorded["sds_uniform/sds/grad_z"] + eps)) / (1 - b)
@@ -82,7 +83,7 @@ def sds_answer(recorded: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
 def replay(monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Tensor], score: str) -> tuple[TADSR, Batch]:
     """The method in the released mode on stubs of the recorded run, and the run's batch."""
     r = {key.removeprefix("main/"): value for key, value in recorded.items()}
-    process, y, z_stu, z_tch = resshift(), r["z_y"], r["student_x0"], r["z_start_teacher"]
+    process, y, z_stu, z_tch = residual_shift(), r["z_y"], r["student_x0"], r["z_start_teacher"]
     last = torch.full((2,), T - 1)
     eps_T = process.noise(z_tch, r["z_t"], last, y)  # a teacher that always answers z_tch walks along it
 
@@ -120,7 +121,7 @@ def replay(monkeypatch: pytest.MonkeyPatch, recorded: dict[str, Tensor], score: 
     t_dis = r["D/t_dis"]
     seen = [(r["D/noisy_gt_dis"], t_dis, []), (r["D/noisy_stu_dis"], t_dis, [])]
     logits = [[r[f"D/pred_{who}_{k}"] for k in range(5)] for who in ("real", "fake")]
-    config = TADSRConfig.released(c_dim=8, score=score, t_hsd=3 if score == "hsd" else T)
+    config = TADSRConfig.released("resshift", c_dim=8, score=score, t_hsd=3 if score == "hsd" else T)
     method = TADSR(
         config, Replay(process, [(r["z_t"], last, z_stu)]), Replay(process, calls),
         Replay(process, [*seen, seen[1]]), ReplayCritic([*logits, [r["gan/pred_fake_for_G"]]], t_dis),
@@ -157,7 +158,7 @@ def test_a_step_is_the_recorded_step(monkeypatch, recorded, score):
 def test_recorded_noise_of_the_teacher(recorded):
     """Eq. (14), and that Eq. (8) is the difference of the two noises."""
     r = {key.removeprefix("main/hsd/"): value for key, value in recorded.items()}
-    y, t, process = recorded["main/z_y"], r["t_hsd"], resshift()
+    y, t, process = recorded["main/z_y"], r["t_hsd"], residual_shift()
     for who in ("stu", "tch"):
         found = process.noise(r[f"{who}_predict_x0"], r[f"x_{who}_hsd"], t, y)
         close(found, r[f"{who}_predict_noise"])
@@ -241,7 +242,7 @@ def stirred(critic: TimeAwareDiscriminator, seed: int = 5) -> TimeAwareDiscrimin
 
 
 def toys(config: TADSRConfig, size: int = 8, batch: int = 2) -> tuple[TADSR, Batch]:
-    process = resshift()
+    process = residual_shift()
     student, teacher = Toy(process, 1), Toy(process, 2).requires_grad_(False)
     features = ToyFeatures(process)
     critic = stirred(TimeAwareDiscriminator(features.widths, config.c_dim, 8, config.time_aware))
@@ -252,7 +253,7 @@ def toys(config: TADSRConfig, size: int = 8, batch: int = 2) -> tuple[TADSR, Bat
 
 @pytest.mark.parametrize("score", ["hsd", "sds"])
 def test_a_step_is_algorithm_1(score):
-    config = TADSRConfig(score=score, lambda_hsd=0.3, lambda_adv=0.7, weight_distill=0.9)
+    config = TADSRConfig("resshift", score=score, lambda_hsd=0.3, lambda_adv=0.7, weight_distill=0.9)
     method, batch = toys(config)
     y, x, cond, kappa = batch.cond.y, batch.z_hq, batch.cond, 2.0
     eta = method.process.b
@@ -311,7 +312,7 @@ def test_a_step_is_algorithm_1(score):
 
 
 def test_eq_8_is_eq_7():
-    method, batch = toys(TADSRConfig())
+    method, batch = toys(TADSRConfig("resshift"))
     process, y = method.process, batch.cond.y
     z_stu, z_tch, eps = torch.randn(3, *y.shape, generator=torch.Generator().manual_seed(1))
     for t in (torch.tensor([0, 2]), torch.tensor([7, 14])):
@@ -326,7 +327,7 @@ def test_eq_8_is_eq_7():
 
 
 def test_no_direction_where_the_student_is_the_teacher():
-    method, batch = toys(TADSRConfig())
+    method, batch = toys(TADSRConfig("resshift"))
     z = torch.randn_like(batch.z_hq)
     t = torch.tensor([0, 2])
     direction = hsd(method.teacher, method.process, z, z.clone(), t, torch.randn_like(z), batch.cond)
@@ -335,7 +336,11 @@ def test_no_direction_where_the_student_is_the_teacher():
 
 @pytest.mark.parametrize(
     "config,wanted",
-    [(TADSRConfig(), (3, 15)), (TADSRConfig.released(), (3, 14)), (TADSRConfig(t_hsd=15, t_dis=4), (15, 4))],
+    [
+        (TADSRConfig("resshift"), (3, 15)),
+        (TADSRConfig.released("resshift"), (3, 14)),
+        (TADSRConfig("resshift", t_hsd=15, t_dis=4), (15, 4)),
+    ],
 )
 def test_where_the_times_come_from(config, wanted):
     method, batch = toys(config, batch=128)
@@ -361,7 +366,7 @@ def test_noise():
 
 
 def test_fewer_teacher_steps():
-    method, batch = toys(TADSRConfig(teacher_steps=4))
+    method, batch = toys(TADSRConfig("resshift", teacher_steps=4))
     calls: list[int] = []
     method.teacher.register_forward_hook(lambda _, given, __: calls.append(int(given[1][0])))
     z_hat = method.generate(batch)
@@ -423,7 +428,7 @@ def test_how_heads_are_averaged():
 
 
 def test_the_critic_learns_to_tell_real_from_fake():
-    method, batch = toys(TADSRConfig())
+    method, batch = toys(TADSRConfig("resshift"))
     torch.manual_seed(0)
     z_fake = method.generate(batch).detach()
     optimiser = torch.optim.Adam(method.critic.parameters(), 3e-3)
@@ -462,8 +467,8 @@ def only(term: str) -> TADSRConfig:
         term
     ]
     off = dict.fromkeys(("weight_distill", "lambda_hsd", "lambda_adv"), 0.0)
-    return TADSRConfig(**{**off, chosen: 1.0}, score="sds" if term == "sds" else "hsd", teacher_steps=3,
-                       embed_dim=16)  # fmt: skip
+    score = "sds" if term == "sds" else "hsd"
+    return TADSRConfig("resshift", **{**off, chosen: 1.0}, score=score, teacher_steps=3, embed_dim=16)
 
 
 def steps(method: TADSR, batch: Batch, n: int) -> None:
@@ -514,9 +519,9 @@ def test_a_new_critic_moves_no_student_before_its_first_step():
 
 
 def test_the_teacher_and_its_features_stay_bit_identical():
-    method, _ = compact(TADSRConfig(embed_dim=16))
+    method, _ = compact(TADSRConfig("resshift", embed_dim=16))
     assert not any(p.requires_grad for net in (method.teacher, method.features) for p in net.parameters())
-    found, _ = updates(TADSRConfig(teacher_steps=3, lambda_adv=1.0, embed_dim=16), steps=20)
+    found, _ = updates(TADSRConfig("resshift", teacher_steps=3, lambda_adv=1.0, embed_dim=16), steps=20)
     assert found == 20 * [("critic", {"critic"}), ("student", {"student"})]
 
 
@@ -533,7 +538,7 @@ def test_distillation_brings_the_student_to_the_teachers_answer():
 
 
 def test_no_critic_without_its_term():
-    method, batch = compact(TADSRConfig(lambda_adv=0, teacher_steps=2))
+    method, batch = compact(TADSRConfig("resshift", lambda_adv=0, teacher_steps=2))
     assert method.critic is None and method.features is None
     assert method.critic_loss(batch, method.generate(batch)) == {}
     assert list(method.generator_loss(batch, method.generate(batch))) == ["distill", "hsd"]
@@ -550,18 +555,18 @@ def test_no_critic_without_its_term():
 )  # fmt: skip
 def test_a_bad_setting_is_one_sentence(setting, value):
     with pytest.raises(ConfigError, match=rf"^expected method\.{setting} to be .*, found .*{value}.?$"):
-        TADSRConfig(**{setting: value})
+        TADSRConfig("resshift", **{setting: value})
 
 
 def test_weights_that_are_all_0_move_nobody():
     with pytest.raises(ConfigError, match=r"^expected a loss that moves the student, found none; set method"):
-        TADSRConfig(weight_distill=0, lambda_hsd=0, lambda_adv=0)
+        TADSRConfig("resshift", weight_distill=0, lambda_hsd=0, lambda_adv=0)
 
 
 @pytest.mark.parametrize("setting", ["teacher_steps", "t_hsd", "t_dis"])
 def test_more_steps_than_the_process_has(setting):
     with pytest.raises(ConfigError, match=rf"^expected method\.{setting} to be at most 15, .* found 16;"):
-        compact(TADSRConfig(**{setting: 16}))
+        compact(TADSRConfig("resshift", **{setting: 16}))
 
 
 def test_crops_that_are_too_small_for_the_heads():
@@ -577,7 +582,7 @@ def test_a_view_that_the_base_lacks():
 
 
 def test_released_settings():
-    config = TADSRConfig.released(lambda_hsd=0.1)
+    config = TADSRConfig.released("resshift", lambda_hsd=0.1)
     assert (config.noise, config.scaled_twice, config.t_dis, config.c_dim) == ("uniform", True, 14, 64)
     assert (config.weighting, config.lambda_hsd) == ("tokens", 0.1)
     assert Run("x", method=config).to_dict()["method"]["kind"] == "tadsr"

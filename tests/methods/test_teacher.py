@@ -6,15 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unistep.bases.compact.base import (
-    SIGMA_DATA,
-    CompactBase,
-    CompactConfig,
-    CompactDenoiser,
-    Residual,
-    decode,
-    encode,
-)
+from unistep.bases.compact.base import CompactBase
+from unistep.bases.compact.network import SIGMA_DATA, CompactConfig, CompactDenoiser, Residual, decode, encode
 from unistep.diffusion.denoiser import Batch
 from unistep.errors import ConfigError
 from unistep.losses.terms import edge_loss, grid_loss

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from unistep.bases.sd3.base import SD3Base
-from unistep.bases.settings import SD3Config
+from unistep.bases.sd3.network import SD3Config
 from unistep.diffusion.denoiser import Batch
 from unistep.methods.tsdsr import TSDSR, TSDSRConfig
 

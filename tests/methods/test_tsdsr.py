@@ -13,7 +13,8 @@ from loop import updates
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from unistep.bases.compact.base import CompactBase, CompactConfig, CompactDenoiser, half_flow
+from unistep.bases.compact.base import CompactBase, half_flow
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.diffusion.denoiser import Batch, Cond, Denoiser
 from unistep.diffusion.process import Process, ddpm, flow
 from unistep.errors import ConfigError

@@ -10,9 +10,10 @@ from PIL import Image
 from resshift_golden import numbers, unet_file, weights
 from safetensors.torch import load_file, save_file
 
+from unistep.bases.conversion import Request
 from unistep.command.cli import main
 from unistep.errors import ConfigError, ModelError
-from unistep.models.authors import Request, recognise, student
+from unistep.models.authors import recognise, student
 from unistep.models.checkpoint import read_header
 from unistep.students.reproduce import reproduce
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tinies import load_denoiser
 
-from unistep.bases.compact.base import CompactConfig, CompactDenoiser
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.errors import ModelError
 from unistep.models import checkpoint
 from unistep.models.checkpoint import (
-    load_denoiser,
     load_student,
     read_header,
     read_tensors,

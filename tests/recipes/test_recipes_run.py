@@ -12,14 +12,15 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
-from unistep.bases import CompactConfig, ResShiftConfig
+from unistep.bases.compact.network import CompactConfig
+from unistep.bases.resshift.network import ResShiftConfig
 from unistep.models import checkpoint
 from unistep.recipes import recipes
 from unistep.recipes.config import Run
 from unistep.training import loop as train
 from unistep.training import opening, smoke
 from unistep.training.export import export
-from unistep.training.opening import open_base
+from unistep.training.opening import open_run
 from unistep.training.runfolder import STATE, WEIGHTS
 
 pytest.importorskip("diffusers")
@@ -91,7 +92,7 @@ def test_trains_resumes_and_exports(tiny_run, tmp_path, monkeypatch, name):
     assert any(key.startswith("critic.net.") for key in states[0]) == (name != "sinsr-resshift")
 
     # trained: the student's parameters are not those that it began with
-    base, _ = open_base(run, torch.device("cpu"))
+    base = open_run(run, torch.device("cpu")).base
     view = run.method.process
     weights = load_file(one / WEIGHTS)
     student = base.denoiser("student", view)

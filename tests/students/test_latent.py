@@ -18,12 +18,12 @@ from torch import Tensor
 from unistep.autoencoder import layersync
 from unistep.autoencoder.codecs import Codec, TinyDecoder
 from unistep.command.cli import main
+from unistep.counting.peak import Live
 from unistep.errors import ConfigError, MemoryLimit, ModelError
 from unistep.models.checkpoint import load_student
 from unistep.students import planning
 from unistep.students.latent import LatentConfig, LatentStudent, tensor
 from unistep.students.onestep import OneStep
-from unistep.students.peak import Live
 from unistep.students.reproduce import reproduce
 from unistep.upscaling.upscaler import Upscaler
 

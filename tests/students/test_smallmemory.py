@@ -14,10 +14,10 @@ from unistep.bases.resshift.student import FoldedSwin
 from unistep.bases.resshift.swin import SwinConfig
 from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
 from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
+from unistep.counting.peak import peak_bytes, without_data
 from unistep.errors import ConfigError
 from unistep.students import smallmemory
 from unistep.students.onestep import Options
-from unistep.students.peak import peak_bytes, without_data
 from unistep.students.smallmemory import blocks, check, offload, quantise, stored_bytes
 
 MMDIT = MMDiTConfig(layers=3, heads=4, head=64, channels=4, tokens=5, grid=16, span=8)

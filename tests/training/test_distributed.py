@@ -22,11 +22,12 @@ from accelerate.state import AcceleratorState, PartialState
 from filelock import FileLock
 from loop import TINY
 from safetensors.torch import load_file, save_file
-from test_train import TINY as SMALL
-from test_train import data, distance, left, quiet  # noqa: F401 (data is a fixture)
+from test_loop import TINY as SMALL
+from test_loop import data, distance, left, quiet  # noqa: F401 (data is a fixture)
 from torch import Tensor, nn
 
-from unistep.bases.compact.base import CompactBase, CompactDenoiser
+from unistep.bases.compact.base import CompactBase
+from unistep.bases.compact.network import CompactDenoiser
 from unistep.diffusion.denoiser import Batch
 from unistep.errors import ConfigError, TrainingError
 from unistep.methods import DFOSDConfig, TADSRConfig, Teacher, TeacherConfig, TSDSRConfig
@@ -50,7 +51,7 @@ METHODS: dict[str, MethodConfig] = {
     "teacher": TeacherConfig(slot_share=0.5, weight_edge=0.5),  # two of the four images
     "tsdsr": TSDSRConfig(weight_lpips=0, guidance=1.0, dasm_steps=1),
     "dfosd": DFOSDConfig(spatial="mse"),
-    "tadsr": TADSRConfig(teacher_steps=2),
+    "tadsr": TADSRConfig("resshift", teacher_steps=2),
 }
 ADAPTIVE = DFOSDConfig(spatial="mse", discriminator="diffusion-gan", ada_every=STEPS + 1)
 

@@ -6,7 +6,7 @@ import goldens
 import torch
 from safetensors.torch import load_file
 
-from unistep.bases.sd21.student import ALPHA, osediff_file
+from unistep.bases.sd21.authors import ALPHA, osediff_file
 
 GOLDEN = goldens.GOLDEN / "osediff"
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from unistep.bases.compact.base import CompactBase, CompactConfig, CompactDenoiser, encode
+from unistep.bases.compact.base import CompactBase
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser, encode
 from unistep.diffusion.denoiser import Cond, Denoiser
 from unistep.errors import ConfigError
 from unistep.training.gate import Gate, measure

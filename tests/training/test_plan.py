@@ -4,9 +4,12 @@ import dataclasses
 import functools
 
 import pytest
+import tinies
 import torch
 
-from unistep.bases import SD3Config, SD21Config, tiny
+from unistep.bases.sd3.network import SD3Config
+from unistep.bases.sd21.network import SD21Config
+from unistep.counting.meter import Meter, OnGPU
 from unistep.data.pairs import DataConfig, Pairs, Photographs
 from unistep.errors import ConfigError, TrainingError
 from unistep.methods import TSDSRConfig
@@ -16,8 +19,7 @@ from unistep.training import plan as planmemory
 from unistep.training import smoke
 from unistep.training.batches import make_batches
 from unistep.training.distributed import start
-from unistep.training.meter import Meter, OnGPU
-from unistep.training.opening import build, open_base
+from unistep.training.opening import build, open_run
 from unistep.training.plan import GB, META, Need, Plan, Row, Step, plan, static
 from unistep.training.players import players
 from unistep.training.steps import Steps
@@ -61,10 +63,10 @@ def opened(run, data):
     cpu = torch.device("cpu")
     photographs = Photographs(data, 0.0)
     torch.manual_seed(0)
-    base, _ = open_base(run, cpu, photographs)
-    method = build(run, base, cpu)
+    opened = open_run(run, cpu, photographs)
+    method = build(run, opened.base, cpu)
     pairs = Pairs(photographs.train, run.data, 0, length=8)
-    return base, method, make_batches(base, pairs, run, cpu)
+    return opened.base, method, make_batches(opened, pairs, cpu)
 
 
 def counted(base, method, table):
@@ -207,7 +209,7 @@ def test_a_plan_without_the_model(monkeypatch, tmp_path):
     assert sum(p.numel() for p in base.net.parameters()) == 865_910_724
     sd3 = planmemory.shapes(Run("x", SD3Config(dtype="bf16"), train=TrainConfig(init="sd3-medium")))
     assert sum(p.numel() for p in sd3.net.parameters()) == 2_028_328_000
-    tiny_one = tiny.write("sd21", tmp_path / "tiny")
+    tiny_one = tinies.write("sd21", tmp_path / "tiny")
     named = planmemory.shapes(Run("x", SD21Config(), train=TrainConfig(init=str(tiny_one))))
     assert named.net.config.block_out_channels == [16, 32, 32, 32]
 

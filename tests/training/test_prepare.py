@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from unistep.bases.compact import base as compact
+from unistep.bases.compact.base import CompactBase
+from unistep.bases.compact.network import CompactDenoiser
 from unistep.command.cli_train import prepare as command
 from unistep.data.degrade import DEGRADATIONS, FaceDegradation
 from unistep.data.filters import usm_sharpen
@@ -28,7 +30,7 @@ from unistep.recipes.config import Run, override
 from unistep.recipes.recipes import recipe
 from unistep.training import prepare as module
 from unistep.training.batches import make_batches
-from unistep.training.opening import open_base
+from unistep.training.opening import Opened, find, open_run
 from unistep.training.prepare import grid, main, plan, prepare
 
 SMALL = ["data.patch=32", "data.shard=4", "data.workers=0", "data.holdout=0", "train.batch=4",
@@ -66,10 +68,10 @@ def files(folder: Path) -> dict[str, bytes]:
 
 def batch_list(settings: Run, data: Path, **more: Any) -> tuple[Base, list[Batch]]:
     photographs = Photographs(data, settings.data.holdout)
-    base, _ = open_base(settings, CPU, photographs)
+    opened = open_run(settings, CPU, photographs)
     pairs = Pairs(photographs.train, settings.data, 0, length=settings.train.batch * settings.train.steps)
     pairs.preload()
-    return base, list(make_batches(base, pairs, settings, CPU, **more))
+    return opened.base, list(make_batches(opened, pairs, CPU, **more))
 
 
 # What is written
@@ -339,7 +341,7 @@ def test_data_that_does_not_go_with_the_run(photos, tmp_path, settings, message)
     changed = run(*settings)
     pairs = Pairs(Photographs(tmp_path / "out", 0.0).train, changed.data, 0)
     with pytest.raises((ConfigError, DataError), match=message):
-        make_batches(compact.CompactBase(compact.CompactDenoiser(run().base)), pairs, changed, CPU)
+        make_batches(Opened(changed, find(changed), CompactBase(CompactDenoiser(run().base))), pairs, CPU)
 
 
 def test_prepared_faces_stay_in_colour(photos, tmp_path, monkeypatch):
@@ -371,9 +373,9 @@ def test_a_corrupt_shard_costs_its_samples_alone(photos, tmp_path):
 @pytest.fixture(scope="module")
 def sd21(tmp_path_factory) -> Path:
     pytest.importorskip("diffusers")
-    from unistep.bases import tiny
+    import tinies
 
-    return tiny.write("sd21", tmp_path_factory.mktemp("bases") / "sd21")
+    return tinies.write("sd21", tmp_path_factory.mktemp("bases") / "sd21")
 
 
 @pytest.fixture
@@ -386,7 +388,7 @@ def told(photos, tmp_path, monkeypatch) -> Path:
 
 
 def sd21_run(init: Path, *settings: str) -> Run:
-    from unistep.bases import SD21Config
+    from unistep.bases.sd21.network import SD21Config
     from unistep.methods import DFOSDConfig
 
     base = SD21Config(prompt="good", rank=2, rank_encoder=0)
@@ -488,7 +490,7 @@ def test_main(photos, tmp_path, monkeypatch):
     assert lines == [f"4 crops in 1 shards in {tmp_path / 'out'}"] and ticks == [(1.0, "1/1 shards")]
     with pytest.raises(ConfigError, match="expected --crops to be 1 or more, found 0"):
         main("compact-teacher", photos, tmp_path / "out", SMALL, 0)
-    with pytest.raises(ConfigError, match="expected --embedding with a recipe on the base sd3"):
+    with pytest.raises(ConfigError, match="expected no --embedding with a recipe on the base compact"):
         main("compact-teacher", photos, tmp_path / "out", SMALL, given=(photos, None))
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):

@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from skimage import data
+from tinies import load_denoiser
 
 from unistep import METRICS, Upscaler
 from unistep.data.degrade import degrade
-from unistep.models.checkpoint import DEFAULT, embedded, load_denoiser, load_student, read_header
+from unistep.models.checkpoint import DEFAULT, embedded, load_student, read_header
 
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")
 

@@ -7,15 +7,17 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tinies import load_denoiser
 
 from unistep import Upscaler
-from unistep.bases.compact.base import CompactConfig, CompactDenoiser, fold_slot
+from unistep.bases.compact.network import CompactConfig, CompactDenoiser
+from unistep.bases.compact.student import fold_slot
 from unistep.command.cli import main
 from unistep.errors import ConfigError, ModelError
 from unistep.models import checkpoint
-from unistep.models.checkpoint import load_denoiser, load_student, read_header, save_weights
-from unistep.models.download import sha256
+from unistep.models.checkpoint import load_student, read_header, save_weights
 from unistep.recipes.config import Run
+from unistep.tensors import sha256
 
 SMALL = CompactConfig((4, 8, 12), (1, 1, 2))
 

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..counting.peak import Live
 from ..errors import MemoryLimit
-from ..students.peak import Live
 from .steps import Attend, Conv, Network, Shape, Step
 
 Affine = tuple[Tensor, Tensor]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ModelError
 from ..extras import extra
-from ..students.onestep import load_exactly
+from ..tensors import load_exactly
 from .vq import VQ, VQConfig
 
 
@@ -50,7 +50,7 @@ class Codec(nn.Module, ABC):
 class KLCodec(Codec):
     """The autoencoder of Stable Diffusion (Rombach et al. 2022, arXiv 2112.10752), by diffusers.
 
-    z = (raw - shift_factor) scaling_factor; TSD-SR and its LoRA leave the shift out of SD3's.
+    z = (raw - shift_factor) scaling_factor; TSD-SR and its LoRA leave the shift out.
     """
 
     def __init__(self, vae: Any, shift: bool = False):
@@ -105,7 +105,7 @@ class KLCodec(Codec):
 
 
 class VQCodec(Codec):
-    """ResShift's: the latent is not quantised, the decoder quantises what it is given; there is no scale."""
+    """A VQGAN: the latent is not quantised, the decoder quantises what it is given; there is no scale."""
 
     def __init__(self, vq: VQ):
         super().__init__()
@@ -151,7 +151,7 @@ class TinyBlock(nn.Module):
 
 
 class TinyDecoder(Codec):
-    """A distilled decoder of Stable Diffusion's latents (TAESD; 4 channels of SD, 16 of SD3), 64 wide.
+    """A distilled decoder of Stable Diffusion's latents (TAESD; 4 or 16 channels), 64 wide.
 
     It was trained on latents that are scaled and shifted as the base's own pipeline does. `shift` is
     subtracted first: where the latent lacks the base's shift, it is shift_factor * scaling_factor.

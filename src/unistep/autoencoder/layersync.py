@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..counting.peak import without_data
 from ..errors import ConfigError
 from ..pixels.tiling import Progress, free_memory
-from ..students.peak import without_data
 from .blockwise import Blocks, Store, edges, schedule
 from .codecs import Codec
 from .steps import Attend, Shape, lower

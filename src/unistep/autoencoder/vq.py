@@ -1,4 +1,4 @@
-"""The VQ autoencoders of ResShift's latents (VQGAN, Esser et al. 2021, arXiv 2012.09841): f4, f8 for faces.
+"""VQ autoencoders (VQGAN, Esser et al. 2021, arXiv 2012.09841): f4, and f8 for faces.
 
 Module names are those of the released state dicts. `encode` does not quantise, `decode` does: the denoiser
 works on what lies between the codes.

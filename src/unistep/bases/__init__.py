@@ -1,26 +1,24 @@
-"""A new base: write its file, add one line here."""
+"""A new base: make its folder, add one line here."""
 
-from .compact.base import CompactBase, CompactConfig
-from .resshift.base import ResShiftBase
-from .sd3.base import SD3Base
-from .sd21.base import SD21Base
-from .settings import ResShiftConfig, SD3Config, SD21Config
+from typing import Any
 
-BASES = {
-    "compact": (CompactBase, CompactConfig),
-    "sd3": (SD3Base, SD3Config),
-    "sd21": (SD21Base, SD21Config),
-    "resshift": (ResShiftBase, ResShiftConfig),
+from .compact import CompactFace
+from .face import Face
+from .resshift import ResShiftFace
+from .sd3 import SD3Face
+from .sd21 import SD21Face
+
+BASES: dict[str, Face] = {
+    "compact": CompactFace(),
+    "sd3": SD3Face(),
+    "sd21": SD21Face(),
+    "resshift": ResShiftFace(),
 }
 
-__all__ = [
-    "BASES",
-    "CompactBase",
-    "CompactConfig",
-    "ResShiftBase",
-    "ResShiftConfig",
-    "SD3Base",
-    "SD3Config",
-    "SD21Base",
-    "SD21Config",
-]
+
+def face(config: Any) -> Face:
+    """The face of the base that a Config is of."""
+    return next(one for one in BASES.values() if one.Config is type(config))
+
+
+__all__ = ["BASES", "Face", "face"]

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,10 @@ from ..autoencoder.codecs import KLCodec
 from ..diffusion.denoiser import Cond, Denoiser, Features, filled
 from ..diffusion.process import Process
 from ..errors import ConfigError
-from ..students.onestep import part
+from ..tensors import part
 from . import lora
+from .adapted import DTYPES, AdaptedConfig
 from .diffusersfolder import read_tensors
-from .settings import DTYPES, AdaptedConfig
 
 VAE_TARGETS = (
     r"quant_conv|encoder\..*(conv_in|conv_out|conv1|conv2|conv_shortcut|downsamplers\.\d+\.conv"
@@ -114,11 +114,6 @@ class LatentBase(ABC):
     @abstractmethod
     def read(cls, folder: Path, config: Any) -> Opened:
         """The parts in a folder in the diffusers layout. Raises ModelError."""
-
-    @classmethod
-    @abstractmethod
-    def published(cls, config: Any) -> Self:
-        """The base at its real size on the meta device, without any file: what a plan counts."""
 
     @property
     @abstractmethod

@@ -5,7 +5,8 @@ import hashlib
 import json
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,28 @@ from torch import Tensor
 from ..atomic import atomic_path, atomic_write
 from ..errors import ModelError
 from .diffusersfolder import fingerprint, read_config, read_tensors
-from .sd3 import student as sd3
-from .sd21 import student as sd21
 
 Embedding = tuple[Tensor, Tensor | None]
 """[1, tokens, D], and where the base takes one [1, P]; float32."""
-SUFFIXES = {"sd3": ("", "_2", "_3"), "sd21": ("",)}
-"""Base -> what ends the names of its text encoders and tokenizers."""
 FORMAT = 1
 TAKEN = "taken"
 """Stands for the fingerprint where an embedding was made elsewhere."""
 AT_ONCE, RECENT = 256, 64
 """Embeddings that are held until the last encoder is done (5 MB each on SD3), and between two questions."""
+
+
+@dataclass(frozen=True)
+class TextEncoders:
+    """A base's text encoders, and where its configuration says how wide their embeddings are."""
+
+    suffixes: tuple[str, ...]
+    """What ends the names of their folders, and of the tokenizers'."""
+    component: str
+    """The part of the base that is told a text."""
+    widths: tuple[str, ...]
+    """Keys of its configuration: the width of a token's embedding and, if there is one, of the pooled one."""
+    encode: Callable[[Path, Sequence[str], torch.device | str], list[Embedding]]
+    """The base's folder, texts and the device to work on -> their embeddings on the CPU."""
 
 
 class Prompts:
@@ -38,15 +49,17 @@ class Prompts:
         self,
         folder: Path,
         base: str,
+        encoders: TextEncoders,
         cache: Path,
         device: torch.device | str = "cpu",
         more: Sequence[Path] = (),
     ):
-        """folder: the base in the diffusers layout; base: "sd3" or "sd21"; device: where encoders work.
+        """folder: the base in the diffusers layout; base: its name; device: where encoders work.
 
         more: other folders of kept embeddings, such as a prepared data set's; only `cache` is written to.
         """
-        self.folder, self.base, self.cache, self.device = folder, base, cache, torch.device(device)
+        self.folder, self.base, self.encoders = folder, base, encoders
+        self.cache, self.device = cache, torch.device(device)
         self.more = tuple(more)
         self.recent: OrderedDict[str, Embedding] = OrderedDict()
 
@@ -55,17 +68,14 @@ class Prompts:
         """Fingerprint of text encoders and tokenizers; empty where the folder has none."""
         if not (self.folder / "text_encoder").is_dir():
             return ""
-        suffixes = SUFFIXES[self.base]
+        suffixes = self.encoders.suffixes
         encoders = fingerprint(self.folder, [f"text_encoder{s}" for s in suffixes])
         return _hash(encoders, fingerprint(self.folder, [f"tokenizer{s}" for s in suffixes], "*"))
 
     @functools.cached_property
     def widths(self) -> tuple[int, ...]:
         """Of the two tensors of an embedding, or of the one, by the configuration of the base."""
-        part, *keys = {
-            "sd3": ("transformer", "joint_attention_dim", "pooled_projection_dim"),
-            "sd21": ("unet", "cross_attention_dim"),
-        }[self.base]
+        part, keys = self.encoders.component, self.encoders.widths
         config = read_config(self.folder, part)
         try:
             return tuple(int(config[key]) for key in keys)
@@ -102,11 +112,7 @@ class Prompts:
             )
         for start in range(0, len(missing), AT_ONCE):
             chunk = missing[start : start + AT_ONCE]
-            made: list[Embedding]
-            if self.base == "sd3":
-                made = [*sd3.encode_prompts(self.folder, chunk, self.device)]
-            else:
-                made = [(one, None) for one in sd21.encode_prompts(self.folder, chunk, self.device)]
+            made = self.encoders.encode(self.folder, chunk, self.device)
             for text, embedding in zip(chunk, made, strict=True):
                 self._check(embedding, f"what the text encoders of {self.folder} make")
                 self._keep(text, embedding, self.model)
@@ -184,6 +190,40 @@ class Prompts:
                 f"expected {what} to have the widths {', '.join(map(str, self.widths))} of {self.folder}, "
                 f"found {shapes}: it is another model's"
             )
+
+
+@torch.no_grad()
+def encoded(
+    folder: Path, suffix: str, tokenizer: Any, encoder: Any, length: int | None, texts: Sequence[str],
+    device: torch.device | str, take: Callable[[Any], tuple[Tensor, ...]],
+) -> list[tuple[Tensor, ...]]:  # fmt: skip
+    """What `take` takes of text_encoder{suffix}'s output for each text, padded or cut to `length`
+    tokens, or to as many as the tokenizer says. Raises ModelError where one of the two is missing."""
+    read_config(folder, f"text_encoder{suffix}")
+    read_config(folder, f"tokenizer{suffix}", "tokenizer_config.json")
+    try:
+        words = tokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True)
+        model = encoder.from_pretrained(
+            folder / f"text_encoder{suffix}", local_files_only=True, use_safetensors=True, dtype=torch.float32
+        )
+    except Exception as error:  # tokenizers raises plain ones
+        raise ModelError(
+            f"expected {folder} to hold tokenizer{suffix} and the safetensors of text_encoder{suffix}, found "
+            f"others: {' '.join(str(error).split())[:200]}"
+        ) from error
+    try:
+        model.eval().to(device)
+    except torch.OutOfMemoryError:  # T5 takes 19 GB: slowly is better than not at all
+        model.to("cpu")
+    many = words(
+        list(texts), padding="max_length", max_length=length or words.model_max_length, truncation=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    # One by one: then an embedding does not depend on the texts that it was made with.
+    return [
+        tuple(t.cpu() for t in take(model(ids[None].to(model.device), output_hidden_states=True)))
+        for ids in many.input_ids
+    ]
 
 
 def _header(file: Path) -> dict[str, Any]:

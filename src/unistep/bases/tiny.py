@@ -1,31 +1,24 @@
-"""Tiny models of each real architecture, in the files in which the real ones are published.
+"""What tiny models of the real architectures are made with, in the files in which real ones are published.
 
 Nothing in them was trained. All weights are drawn by seed, then the last layer of each network is fitted by
 least squares on pictures made in code: autoencoders about return what they are given, denoisers about point
 to the clean latent. So losses have the sizes and signs that they have on a real model, and a wrong one shows.
 """
 
+import contextlib
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..autoencoder.codecs import Codec, KLCodec, VQCodec
-from ..autoencoder.vq import VQ, VQConfig
-from ..diffusion.denoiser import Cond
-from ..diffusion.process import Process, ddpm, flow
-from ..errors import ConfigError
+from ..autoencoder.codecs import Codec, KLCodec
+from ..diffusion.process import Process, ddpm
 from ..extras import extra
-from .resshift import student as resshift
-from .resshift.swin import SwinConfig, SwinUNet
-from .sd3 import student as sd3
-from .sd21 import student as sd21
 
 SEEN, SIDE, ROWS = 16, 64, 4096
 """How many pictures networks are fitted on, their side in pixels, and how many positions a fit looks at."""
@@ -38,53 +31,28 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 SPECIAL = {"pad_token": "!", "bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>",
            "unk_token": "<|endoftext|>"}  # fmt: skip
 
-SD3: dict[str, Any] = {
-    "attention_head_dim": 8, "caption_projection_dim": 32, "in_channels": 16, "joint_attention_dim": 32,
-    "num_attention_heads": 4, "num_layers": 4, "out_channels": 16, "patch_size": 2,
-    "pooled_projection_dim": 24, "pos_embed_max_size": 48, "sample_size": 32,
+PUBLISHED_VAE: dict[str, Any] = {
+    "block_out_channels": [128, 256, 512, 512], "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "latent_channels": 4, "layers_per_block": 2, "norm_num_groups": 32, "sample_size": 512,
+    "scaling_factor": 0.18215, "up_block_types": ["UpDecoderBlock2D"] * 4,
 }  # fmt: skip
-CROSS, PLAIN = "CrossAttn{}Block2D", "{}Block2D"
-UNET: dict[str, Any] = {
-    "attention_head_dim": [2, 4, 4, 4], "block_out_channels": [16, 32, 32, 32], "cross_attention_dim": 16,
-    "down_block_types": [kind.format("Down") for kind in (CROSS, CROSS, CROSS, PLAIN)],
-    "up_block_types": [kind.format("Up") for kind in (PLAIN, CROSS, CROSS, CROSS)],
-    "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 16, "use_linear_projection": True,
-}  # fmt: skip
-SDXL: dict[str, Any] = {
-    "attention_head_dim": [2, 4, 4], "block_out_channels": [16, 32, 32], "cross_attention_dim": 24,
-    "down_block_types": [kind.format("Down") for kind in (PLAIN, CROSS, CROSS)],
-    "up_block_types": [kind.format("Up") for kind in (CROSS, CROSS, PLAIN)],
-    "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 16, "use_linear_projection": True,
-    "transformer_layers_per_block": [1, 1, 2], "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64,
-}  # fmt: skip
+"""Of Stable Diffusion 2; that of others differs in a few numbers."""
 VAE: dict[str, Any] = {
     "block_out_channels": [8, 16, 16, 16], "down_block_types": ["DownEncoderBlock2D"] * 4,
     "up_block_types": ["UpDecoderBlock2D"] * 4, "layers_per_block": 1, "norm_num_groups": 2,
     "sample_size": SIDE, "latent_channels": 4, "scaling_factor": 0.18215,
 }  # fmt: skip
-VAE_SD3 = {**VAE, "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609,
-           "use_quant_conv": False, "use_post_quant_conv": False}  # fmt: skip
-VAE_SDXL = {**VAE, "scaling_factor": 0.13025}
-SWIN: dict[str, Any] = {
-    "model_channels": 32, "channel_mult": (1, 1, 2, 2), "num_res_blocks": (1, 1, 1, 1), "image_size": 8,
-    "window_size": 4, "swin_embed_dim": 32, "heads": 2,
-}  # fmt: skip
 ENCODERS = {"": 8, "_2": 16}
-"""Text encoder of SD3 and SDXL -> its width. SD3's third (T5) is left out: zeros take its place."""
+"""Text encoder of one with several -> its width. A third (T5) is left out: zeros take its place."""
 
 
-def write(kind: str, folder: Path, seed: int = 0) -> Path:
-    """Writes the tiny model `kind`, a name of KINDS, into `folder`. Returns what `train.init` is to name.
-
-    Raises ConfigError for another kind, and where a package is missing.
-    """
-    if kind not in KINDS:
-        raise ConfigError(f"expected a tiny model to be one of {', '.join(KINDS)}, found “{kind}”")
+@contextlib.contextmanager
+def seeded(folder: Path, seed: int = 0) -> Iterator[None]:
+    """Makes the folder, and draws within by `seed` alone."""
     folder.mkdir(parents=True, exist_ok=True)
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)
-        return KINDS[kind](folder)
+        yield
 
 
 def pictures(count: int, side: int, seed: int = 0) -> Tensor:
@@ -226,86 +194,3 @@ def text_encoder(folder: Path, suffix: str, width: int, projected: bool = True) 
     ))  # fmt: skip
     draw(model)
     save(folder, f"text_encoder{suffix}", model)
-
-
-def write_sd3(folder: Path) -> Path:
-    model = extra("diffusers").SD3Transformer2DModel(**SD3)
-    draw(model)
-    z = vae(folder, VAE_SD3)
-    process = flow(1000, 3.0)
-    scheduler(folder, _class_name="FlowMatchEulerDiscreteScheduler", num_train_timesteps=1000, shift=3.0)
-    save(folder, "transformer", model)
-    for suffix, width in ENCODERS.items():
-        text_encoder(folder, suffix, width)
-    prompt, pooled = sd3.encode_prompt(folder, "")
-    z_t, t, v = noised(process, z, z)
-    denoiser, cond = sd3.SD3Denoiser(model, process), Cond(z, z, prompt, pooled)
-    p = SD3["patch_size"]
-    b, c, h, w = v.shape
-    tokens = F.pixel_unshuffle(v, p).view(b, c, p * p, h // p, w // p).transpose(1, 2).flatten(1, 2)
-    fit(model.proj_out, lambda: denoiser(z_t, t, cond), tokens.flatten(2).transpose(1, 2))
-    save(folder, "transformer", model)
-    return folder
-
-
-def write_sd21(folder: Path, prediction: str = "epsilon") -> Path:
-    model = extra("diffusers").UNet2DConditionModel(**UNET)
-    draw(model)
-    z = vae(folder, VAE)
-    process = stable_diffusion_scheduler(folder, prediction)
-    text_encoder(folder, "", UNET["cross_attention_dim"], projected=False)
-    z_t, t, out = noised(process, z, z)
-    prompt = sd21.encode_prompt(folder, "").expand(len(z), -1, -1)
-    fit(model.conv_out, lambda: model(z_t, t, prompt), out)
-    save(folder, "unet", model)
-    return folder
-
-
-def write_sdxl(folder: Path) -> Path:
-    """Only its encoder half is ever used, so nothing is fitted."""
-    model = extra("diffusers").UNet2DConditionModel(**SDXL)
-    draw(model)
-    save(folder, "unet", model)
-    vae(folder, VAE_SDXL)
-    stable_diffusion_scheduler(folder, "epsilon")
-    for suffix, width in ENCODERS.items():
-        text_encoder(folder, suffix, width, projected=suffix == "_2")
-    return folder
-
-
-def write_resshift(folder: Path, variant: str, ch_mult: tuple[int, ...], channels: int) -> Path:
-    kind = resshift.VARIANTS[variant]
-    sizes = VQConfig(ch=32, ch_mult=ch_mult, num_res_blocks=(1,) * len(ch_mult), z_channels=channels,
-                     embed_dim=channels, n_embed=1024)  # fmt: skip
-    vq, x = VQ(sizes), pictures(SEEN, SIDE)
-    draw(vq)
-    identities(vq.quant_conv, vq.post_quant_conv)
-    codec = VQCodec(vq)
-    vq.quantize.embedding.weight.normal_()
-    z = fit_autoencoder(codec, vq.encoder, vq.decoder, lambda z: z)
-    lq_size = SWIN["image_size"] * sizes.factor // kind.scale
-    config = SwinConfig(**SWIN, channels=channels, lq_size=lq_size)
-    net = SwinUNet(config)
-    draw(net)
-    process, image = kind.process(), F.avg_pool2d(x, kind.scale)
-    y = codec.encode(F.interpolate(image, scale_factor=kind.scale, mode="bicubic"))
-    z_t, t, z0 = noised(process, z, y)
-    denoiser = resshift.SwinDenoiser(net, process)
-    fit(net.out[2], lambda: denoiser(z_t, t, Cond(image, y)), z0)
-    header, tensors = resshift.build(
-        net.state_dict(), vq.state_dict(), variant=variant, dtype=torch.float32, folded=False
-    )
-    path = folder / f"{variant}.safetensors"
-    plain = {name: p.detach().contiguous() for name, p in tensors.items()}
-    save_file(plain, path, {"unistep": json.dumps({"format": 1, "student": header})})
-    return path
-
-
-KINDS: dict[str, Callable[[Path], Path]] = {
-    "sd3": write_sd3,
-    "sd21": write_sd21,
-    "sd21-v": lambda folder: write_sd21(folder, "v_prediction"),
-    "sdxl": write_sdxl,
-    "resshift": lambda folder: write_resshift(folder, "resshift-15", (1, 1, 1), 3),
-    "resshift-faces": lambda folder: write_resshift(folder, "resshift-faces", (1, 1, 1, 1), 8),
-}

@@ -6,9 +6,9 @@ import json
 from dataclasses import asdict
 
 from unistep.command.report import clean
+from unistep.counting.operators import Peaks
 from unistep.errors import ConfigError
 from unistep.evaluation.bench import Result, bench
-from unistep.evaluation.counting import Peaks
 from unistep.upscaling.upscaler import Upscaler
 
 

@@ -24,13 +24,14 @@ from unistep.command.cli_train import export, prepare, train
 from unistep.command.options import argument, option
 from unistep.command.report import clean, complain
 from unistep.errors import ConfigError, UnistepError
+from unistep.recipes import examples
 
 DONE, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 
 OUTPUT = Group.create_ordered("Output")
 SIZE = Group.create_ordered("Size: one of these; x4 if none is given")
 WAY = Group.create_ordered("How")
-LARGE = Group.create_ordered("Students of large models (Stable Diffusion, ResShift)")
+LARGE = Group.create_ordered("Students of large models")
 CODES = "Exit codes: 0 all done, 1 something failed, 2 wrong usage, 130 interrupted."
 
 
@@ -57,15 +58,10 @@ app = App(
 app.command(models)
 app.command(
     train,
-    help_epilogue="""Examples:
-  unistep train compact-teacher --data photos --out run --set train.steps=1000
-  unistep train tsdsr-sd3 --plan
-  accelerate launch -m unistep train tsdsr-sd3 --data photos --out run""",
+    help_epilogue=examples.TRAIN,
 )
-app.command(
-    prepare, help_epilogue="Example:\n  unistep prepare tsdsr-sd3 --data photos --out crops --crops 4"
-)
-app.command(export, help_epilogue="Example:\n  unistep export run student.safetensors --authors tsdsr")
+app.command(prepare, help_epilogue=examples.PREPARE)
+app.command(export, help_epilogue=examples.EXPORT)
 
 
 def _fit(kind: object, tokens: Sequence[Any]) -> tuple[int, int]:

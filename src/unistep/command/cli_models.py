@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from cyclopts import App
 
 from unistep.command.options import argument, option
+from unistep.recipes import examples
 
 models = App(name="models", help="Weights: list, pull, verify, info, convert, rm.", help_epilogue="")
 
@@ -21,9 +22,7 @@ def list_models() -> int:
 
 
 @models.command(
-    help_epilogue="""Examples:
-  unistep models pull sd3-medium
-  unistep models pull somebody/stable-diffusion-2-1-base@main
+    help_epilogue=f"""{examples.PULL}
 
 Stopped downloads go on with the same command. HF_HOME (folder),
 HF_ENDPOINT (mirror), HF_TOKEN and HF_HUB_OFFLINE hold."""
@@ -78,13 +77,7 @@ def info_models(
     return command.info(model)
 
 
-@models.command(
-    help_epilogue="""Examples:
-  unistep models convert tsdsr t.safetensors --base sd3-medium --embedding tsdsr/default
-  unistep models convert osediff.pkl o.safetensors --base sd21-base --prompt ""
-  unistep models convert SinSR_v2.pth s.safetensors --vae autoencoder_vq_f4.pth
-  unistep models convert vgg16-397923af.pth vgg16.safetensors"""
-)
+@models.command(help_epilogue=examples.CONVERT)
 def convert(
     src: Annotated[Path, argument("SRC", "The authors' file, or TSD-SR's folder of LoRA files.")],
     dst: Annotated[Path, argument("DST", "The .safetensors file to write.")],
@@ -92,20 +85,21 @@ def convert(
     *,
     base: Annotated[
         str | None,
-        option("SD3 or SD2.1: a folder in diffusers' layout or the name of a pulled model.", "--base"),
+        option("What the file was trained on: a folder in diffusers' layout or a pulled model.", "--base"),
     ] = None,
-    vae: Annotated[Path | None, option("ResShift's family: the VQ autoencoder's file.", "--vae")] = None,
+    vae: Annotated[Path | None, option("The VQ autoencoder's file, where it needs one.", "--vae")] = None,
     embedding: Annotated[
         Path | None,
         option("Prompt embeddings: TSD-SR's folder of them, or a file of one tensor.", "--embedding"),
     ] = None,
     prompt: Annotated[str | None, option("Text for the base's own text encoder.", "--prompt")] = None,
     kind: Annotated[
-        Literal["tsdsr", "osediff", "pisasr", "resshift", "tensors"] | None,
-        option("tsdsr, osediff, pisasr, resshift or tensors. Default: by the file.", "--kind"),
+        str | None,
+        option("Whose files they are (tsdsr, osediff ...), or tensors. Default: by the file.", "--kind"),
     ] = None,
     variant: Annotated[
-        str | None, option("ResShift's family: resshift-15, sinsr, tadsr ... Default: by name.", "--variant")
+        str | None,
+        option("Which model of its family it is. Default: by the file's name.", "--variant"),
     ] = None,
     pix: Annotated[float, option("PiSA-SR: share of its pixel-level LoRA. Default: 1.", "--pix")] = 1.0,
     sem: Annotated[float, option("PiSA-SR: share of its semantic LoRA. Default: 1.", "--sem")] = 1.0,

@@ -14,7 +14,7 @@ from unistep.errors import ConfigError, ModelError, UnistepError
 from unistep.models import checkpoint, hub
 from unistep.models import convert as pickled
 from unistep.models.catalogue import KNOWN, named
-from unistep.models.download import sha256
+from unistep.tensors import sha256
 
 SUMS = "SHA256SUMS"  # beside the weights, as `sha256sum` writes it
 
@@ -163,7 +163,7 @@ def _verify_embedded(name: str | None = None) -> int:
             expected = sums.pop(path.name, None)
             if expected is not None and sha256(path) != expected:
                 raise UnistepError(f"its SHA-256 is not that in {SUMS}: it is damaged; install it again")
-            checkpoint.load_denoiser(path)
+            checkpoint.load_student(path)
         except UnistepError as error:
             complain(str(error).removeprefix(f"{path}: "), path)
             bad += 1
@@ -184,7 +184,7 @@ def convert(src: Path, dst: Path, base: str | None, **request: Any) -> int:
     from unistep.models import authors  # imports all bases
 
     kind = request.pop("kind") or authors.recognise(src)
-    if kind == "tensors":
+    if kind == authors.PLAIN:
         pickled.convert(src, dst)
     else:
         folder = None if base is None else hub.component_folder(base)

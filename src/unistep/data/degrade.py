@@ -82,9 +82,10 @@ class Degradation:
 class FaceDegradation:
     """Blind face restoration: x_lq = grey(up(jpeg(down(x * k) + n))), as large as x (GFPGAN, 2101.04061).
 
-    The defaults are those of ResShift's released training for faces (faceir_gfpgan512_lpips.yaml), which
-    starts TAD-SR's teacher; TAD-SR itself says only "a typical degradation model". Ours: JPEG is DiffJPEG's
-    (4:2:0, no entropy coding), where the reference calls OpenCV's encoder.
+    The defaults are those of the released training for faces of arXiv 2307.12348
+    (faceir_gfpgan512_lpips.yaml), which made TAD-SR's teacher; TAD-SR itself says only "a typical
+    degradation model". Ours: JPEG is DiffJPEG's (4:2:0, no entropy coding), where the reference calls
+    OpenCV's encoder.
     """
 
     scale: int = 1

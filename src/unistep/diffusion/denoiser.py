@@ -25,7 +25,7 @@ class Cond:
     image: Tensor
     """The low-quality image [B, 3, h, w] in [-1, 1]."""
     y: Tensor
-    """The low-quality latent, at the latent's size: the shift of ResShift, the start of a residual."""
+    """The low-quality latent, at the latent's size: the shift of a process, the start of a residual."""
     prompt: Tensor | None = None
     """Embedding of a text [1 or B, L, D], where the base takes one."""
     pooled: Tensor | None = None
@@ -87,7 +87,7 @@ class Base(Protocol):
     """A pretrained model, opened for training. Every call of `denoiser` and `features` gives a new copy.
 
     `role` is "student", "teacher", "score" or "critic"; all but the teacher are trainable.
-    `process` is the view: "flow", "ddpm" or "resshift". Raises ConfigError for a view that it lacks.
+    `process` is the view: "flow", "ddpm" or another one. Raises ConfigError for a view that the base lacks.
     """
 
     sigma_data: float
@@ -141,8 +141,16 @@ class Method(Protocol):
 
     student: nn.Module
     critic: nn.Module | None
-    critic_first: bool
+    teacher: nn.Module | None = None
+    """The frozen network that the student learns from, where there is one."""
+    t_student: int | None = None
+    """The index that the student is asked at, where it is a setting; None: the last of the process."""
+    critic_first: bool = False
     """Whether the critic is updated before the student, on the same z_hat (TAD-SR, Algorithm 1)."""
+    critic_file: bool = False
+    """Whether the critic may start from a file of its own (train.critic_init)."""
+    pretrains: bool = False
+    """It makes a base's own network, from nothing or from train.init, and no student of one."""
 
     @classmethod
     def build(cls, config: Any, base: Base, perceptual: Callable[[str], Distance]) -> "Method":
@@ -160,11 +168,6 @@ class Method(Protocol):
     def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
         """The critic's losses; z_fake is z_hat, detached."""
         ...
-
-
-def guide(z0: Tensor, z0_null: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance on z_0: affine, so the same as on eps or v."""
-    return z0_null + scale * (z0 - z0_null)
 
 
 def check_times(config: Any, names: Sequence[str], process: Process) -> int:
@@ -199,33 +202,3 @@ def join(*conds: Cond) -> Cond:
 def filled(t: int, like: Tensor) -> Tensor:
     """[B] of the one time t."""
     return torch.full((len(like),), t, device=like.device)
-
-
-@torch.no_grad()
-def sample(
-    denoiser: Callable[[Tensor, Tensor, Cond], Tensor],
-    process: Process,
-    z: Tensor,
-    times: Sequence[int],
-    cond: Cond,
-) -> Tensor:
-    """Deterministic multi-step sampling (TAD-SR Eq. 3, DDIM, Euler): from z at times[0] down to z_0."""
-    for t, r in zip(times, [*times[1:], -1], strict=True):
-        z0 = denoiser(z, filled(t, z), cond)
-        z = process.step(z0, z, filled(t, z), filled(r, z), cond.y) if r >= 0 else z0
-    return z
-
-
-def times(process: Process, steps: int) -> list[int]:
-    """`steps` indices of the process from its last down, evenly spread, the last one above the clean end."""
-    last = len(process) - 1
-    return [last - round(i * (last + 1) / steps) for i in range(steps)]
-
-
-def start(process: Process, t: int, y: Tensor) -> Tensor:
-    """What a one-step student is given at index t: y itself, or y with the noise of a process that ends in y.
-
-    The student is used so too (ResShift); SD's processes end in noise alone, and their students start from y.
-    """
-    ends_in_y = process.b[t] > 0
-    return process.perturb(y, torch.randn_like(y), filled(t, y), y) if ends_in_y else y

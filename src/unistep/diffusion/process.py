@@ -3,9 +3,9 @@
     z_t = a_t z_0 + b_t y + s_t eps          y: low-quality latent, eps ~ N(0, I)
 
                 a                b      s                  the network predicts
-    DDPM        sqrt(abar_t)     0      sqrt(1 - abar_t)   "eps" or "v"   SD 2.1, SDXL
-    flow        1 - sigma_t      0      sigma_t            "flow"         SD 3
-    ResShift    1 - eta_t        eta_t  kappa sqrt(eta_t)  "z0"           ResShift, TAD-SR Eq. 1
+    DDPM        sqrt(abar_t)     0      sqrt(1 - abar_t)   "eps" or "v"   Stable Diffusion 2
+    flow        1 - sigma_t      0      sigma_t            "flow"         Stable Diffusion 3
+    shift       1 - eta_t        eta_t  kappa sqrt(eta_t)  "z0"           arXiv 2307.12348, TAD-SR Eq. 1
 
 `t` indexes the table in increasing noise; t = -1 is the clean end (a = 1, b = s = 0). Everything outside this
 file speaks z_0: `clean` is the only place that knows what a network's raw output means.
@@ -26,7 +26,7 @@ class Process:
     s: Tensor
     predicts: str
     markov: str = "scale"
-    """How noise is carried to the next step: "scale" (DDPM, flow: by a_t / a_s) or "add" (ResShift)."""
+    """How noise is carried to the next step: "scale" (DDPM, flow: by a_t / a_s) or "add" (shift)."""
 
     def __post_init__(self) -> None:
         if self.predicts not in ("eps", "v", "flow", "z0"):
@@ -47,7 +47,7 @@ class Process:
         return gather(self.a, 1.0), gather(self.b, 0.0), gather(self.s, 0.0)
 
     def perturb(self, z0: Tensor, eps: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """z_t, the noised latent [B, C, H, W] (TAD-SR Eq. 1 for ResShift)."""
+        """z_t, the noised latent [B, C, H, W] (of residual shifting: TAD-SR Eq. 1)."""
         a, b, s = self.at(t)
         return a * z0 + b * y + s * eps
 
@@ -83,7 +83,7 @@ class Process:
         return self.perturb(z0, self.noise(z0, z_t, t, y), r, y)
 
     def posterior(self, z0: Tensor, z_t: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, C, H, W], variance [B, 1, 1, 1] of q(z_{t-1} | z_t, z_0, y) (ResShift: TAD-SR Eq. 2)."""
+        """Mean [B, C, H, W], variance [B, 1, 1, 1] of q(z_{t-1} | z_t, z_0, y) (shift: TAD-SR Eq. 2)."""
         a_t, b_t, s_t = self.at(t)
         a_r, b_r, s_r = self.at(t - 1)
         rho = a_t / a_r if self.markov == "scale" else torch.ones_like(a_t)
@@ -102,20 +102,20 @@ def ddpm(
 
 
 def flow(steps: int = 1000, shift: float = 3.0) -> Process:
-    """Rectified flow with SD3's time shift: sigma = shift u / (1 + (shift - 1) u), u = (t + 1) / steps."""
+    """Rectified flow (arXiv 2403.03206): sigma = shift u / (1 + (shift - 1) u), u = (t + 1) / steps."""
     u = torch.arange(1, steps + 1, dtype=torch.float64) / steps
     sigma = shift * u / (1 + (shift - 1) * u)
     return Process(1 - sigma, torch.zeros_like(sigma), sigma, "flow")
 
 
-def resshift(
+def residual_shift(
     steps: int = 15,
     kappa: float = 2.0,
     min_noise_level: float = 0.04,
     etas_end: float = 0.99,
     power: float = 0.3,
 ) -> Process:
-    """ResShift's schedule (arXiv 2307.12348): sqrt(eta) geometric up to `etas_end`, warped by `power`."""
+    """Residual shifting (arXiv 2307.12348): sqrt(eta) geometric up to `etas_end`, warped by `power`."""
     start = min(min_noise_level / kappa, min_noise_level)
     ramp = (torch.arange(steps, dtype=torch.float64) / max(steps - 1, 1)) ** power
     eta = (start * (etas_end / start) ** ramp) ** 2

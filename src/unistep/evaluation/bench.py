@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..counting.operators import Peaks, count, parameters, weight_bytes
+from ..counting.peak import Live
 from ..diffusion.sampler import Sampler
 from ..errors import ConfigError
-from ..students.peak import Live
 from ..upscaling.upscaler import Upscaler
-from .counting import Peaks, count, parameters, weight_bytes
 
 if TYPE_CHECKING:
     from ..students.latent import LatentStudent

@@ -25,7 +25,7 @@ from ..errors import ConfigError, ImageError, ModelError
 from ..losses import featurenets
 
 Score = Callable[..., Tensor]
-Protocol = Literal["pyiqa", "basicsr", "resshift"]
+Protocol = Literal["pyiqa", "basicsr", "rounded"]
 
 
 def luma(image: Tensor) -> Tensor:
@@ -48,8 +48,8 @@ def _check(image: Tensor, reference: Tensor | None = None, *, least: int = 1) ->
 
 
 def _lumas(image: Tensor, reference: Tensor, protocol: str, border: int, least: int) -> list[Tensor]:
-    if protocol not in ("pyiqa", "basicsr", "resshift"):
-        raise ConfigError(f"No protocol {protocol!r}: take 'pyiqa', 'basicsr' or 'resshift'.")
+    if protocol not in ("pyiqa", "basicsr", "rounded"):
+        raise ConfigError(f"No protocol {protocol!r}: take 'pyiqa', 'basicsr' or 'rounded'.")
     _check(image, reference, least=2 * border + least)
     height, width = image.shape[2:]
     return [luma(x)[..., border : height - border, border : width - border] for x in (image, reference)]
@@ -59,10 +59,11 @@ def psnr_y(image: Tensor, reference: Tensor, *, protocol: Protocol = "pyiqa", bo
     """Peak signal-to-noise ratio of the luma, in dB, [B]; `border` pixels are left out on each side.
 
     pyiqa (TSD-SR's and OSEDiff's tables): luma as it is, 1e-8 added to the error, so equal images give 80 dB.
-    basicsr: nothing added. resshift: luma rounded to integers, up to half a dB apart at 46 dB.
+    basicsr: nothing added. rounded (SinSR's and TAD-SR's tables): luma rounded to integers, up to half a dB
+    apart at 46 dB.
     """
     x, y = _lumas(image, reference, protocol, border, least=1)
-    if protocol == "resshift":
+    if protocol == "rounded":
         x, y = x.round(), y.round()
     mse = ((x - y) / 255).square().mean((1, 2, 3))
     return -10 * torch.log10(mse + 1e-8 if protocol == "pyiqa" else mse)
@@ -77,7 +78,7 @@ def _separable(x: Tensor, k: Tensor, stride: int = 1) -> Tensor:
 def ssim_y(image: Tensor, reference: Tensor, *, protocol: Protocol = "pyiqa", border: int = 0) -> Tensor:
     """Structural similarity of the luma (Wang et al. 2004: 11x11 Gaussian, sigma 1.5, valid), [B], at most 1.
 
-    pyiqa: luma rounded to integers, contrast-structure clamped at 0. resshift: rounded, not clamped.
+    pyiqa: luma rounded to integers, contrast-structure clamped at 0. rounded: not clamped.
     basicsr: neither. At least 11x11 pixels inside the border.
     """
     x, y = _lumas(image, reference, protocol, border, least=11)

@@ -36,12 +36,13 @@ from ..diffusion.denoiser import (
     Denoiser,
     Distance,
     Features,
+    Method,
     Terms,
     check_times,
     filled,
-    start,
 )
 from ..diffusion.process import Process
+from ..diffusion.sampler import start
 from ..errors import ConfigError
 from ..losses.terms import edge_loss, grid_loss
 
@@ -116,17 +117,17 @@ class DFOSDConfig:
             raise ConfigError("expected a loss that moves the student, found none; set method.weight_mse")
 
 
-class DFOSD:
+class DFOSD(Method):
     """Section 3.4. `critic` is None for discriminator none or lambda_adv 0, `distance` where unneeded."""
 
-    critic_first = False
+    critic_file = True
 
     def __init__(
         self, config: DFOSDConfig, student: Denoiser, critic: "NoiseAwareDiscriminator | None",
         decode: Callable[[Tensor], Tensor], distance: Distance | None = None,
     ):  # fmt: skip
         self.config, self.student, self.critic = config, student, critic
-        self.decode, self.distance = decode, distance
+        self.decode, self.distance, self.t_student = decode, distance, config.t_student
         self.name = config.discriminator.replace("-", "_")
         times = ("t_student", "t_nad_max") if critic is not None else ("t_student",)
         check_times(config, times, student.process)
@@ -194,7 +195,7 @@ def discriminator_loss(fake: list[Tensor], real: list[Tensor]) -> Tensor:
 
 
 def diffuse(process: Process, z: Tensor, t: Tensor, eps: Tensor, y: Tensor) -> Tensor:
-    """Eq. (4). F(z, t) = sqrt(abar_t) z + sqrt(1 - abar_t) eps; y counts in ResShift's process alone."""
+    """Eq. (4). F(z, t) = sqrt(abar_t) z + sqrt(1 - abar_t) eps; y counts in residual shifting alone."""
     return process.perturb(z, eps, t, y)
 
 

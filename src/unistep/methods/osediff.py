@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, check_times, filled, start
+from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Method, Terms, check_times, filled
+from ..diffusion.sampler import start
 from ..errors import ConfigError
 from .tsdsr import predict, score_loss, unguided
 
@@ -60,17 +61,17 @@ class OSEDiffConfig:
             raise ConfigError("expected a loss that moves the student, found none; set method.weight_mse")
 
 
-class OSEDiff:
+class OSEDiff(Method):
     """`lpips` is None where lambda_1 is 0, the score network (`critic`) where lambda_2 is."""
 
-    critic_first = False
+    teacher: Denoiser
 
     def __init__(
         self, config: OSEDiffConfig, student: Denoiser, teacher: Denoiser, score: Denoiser | None,
         decode: Callable[[Tensor], Tensor], lpips: Distance | None = None,
     ):  # fmt: skip
         self.config, self.student, self.teacher, self.critic = config, student, teacher, score
-        self.decode, self.lpips = decode, lpips
+        self.decode, self.lpips, self.t_student = decode, lpips, config.t_student
         check_times(config, ("t_student", "t_max"), teacher.process)
 
     @classmethod

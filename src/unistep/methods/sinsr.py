@@ -21,8 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, filled, sample, times
+from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Method, Terms, filled
 from ..diffusion.process import Process
+from ..diffusion.sampler import sample, times
 from ..errors import ConfigError
 
 
@@ -30,7 +31,8 @@ from ..errors import ConfigError
 class SinSRConfig:
     """The released weights; `released` also scales the inverse's input as the authors' code does."""
 
-    process: str = "resshift"
+    process: str
+    """The base's; the paper's is residual shifting."""
     weight_distill: float = 1.0
     """Weight of L_distill (released)."""
     weight_inverse: float = 1.0
@@ -56,16 +58,16 @@ class SinSRConfig:
             raise ConfigError(f"expected method.teacher_steps to be 1 or more, found {self.teacher_steps}")
 
     @classmethod
-    def released(cls, **changes: Any) -> "SinSRConfig":
+    def released(cls, process: str, **changes: Any) -> "SinSRConfig":
         """What the authors' trainer does, with `changes`."""
-        return cls(**{"released_scale": True, **changes})
+        return cls(process, **{"released_scale": True, **changes})
 
 
-class SinSR:
+class SinSR(Method):
     """The student learns its teacher's map from noise to latents, and that map's inverse."""
 
+    teacher: Denoiser
     critic = None
-    critic_first = False
 
     def __init__(self, config: SinSRConfig, student: Denoiser, teacher: Denoiser):
         self.config, self.student, self.teacher = config, student, teacher
@@ -119,7 +121,7 @@ class SinSR:
     def invert(self, z_0: Tensor, cond: Cond) -> Tensor:
         """f_theta(z_0, y, 0) -> the z_T that z_0 came from. The student does not denoise at index 0 any more.
 
-        The authors' code scales this input by the deviation of the last index. A denoiser of ResShift itself
+        The authors' code scales this input by the deviation of the last index. A denoiser of the base itself
         scales by that of the index it is asked at, so here the input is multiplied by what is between them.
         """
         t = filled(0, z_0)
@@ -130,7 +132,7 @@ class SinSR:
 
 
 def deviation(process: Process, t: Tensor) -> Tensor:
-    """sqrt(s_t^2 + 1) [B, 1, 1, 1]: of z_t, where latents have unit variance; what ResShift divides by."""
+    """sqrt(s_t^2 + 1) [B, 1, 1, 1]: of z_t, where latents have unit variance; what the base divides by."""
     _, _, s = process.at(t)
     return (s**2 + 1).sqrt()
 

@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Terms, filled, sample, times
+from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Method, Terms, filled
 from ..diffusion.process import Process
+from ..diffusion.sampler import sample, times
 from ..errors import ConfigError
 from ..losses.terms import push
 
@@ -41,8 +42,8 @@ CHOICES = {"score": ("hsd", "sds"), "noise": ("normal", "uniform"), "weighting":
 class TADSRConfig:
     """The paper's settings; `released` gives those of the authors' code where it departs from them."""
 
-    process: str = "resshift"
-    """Section III."""
+    process: str
+    """The base's; the paper's is residual shifting (Section III)."""
     weight_distill: float = 1.0
     """Weight of L_distill, Eq. (13)."""
     lambda_hsd: float = 1.0
@@ -87,19 +88,20 @@ class TADSRConfig:
                                   f"found “{getattr(self, name)}”")  # fmt: skip
 
     @classmethod
-    def released(cls, **changes: Any) -> "TADSRConfig":
+    def released(cls, process: str, **changes: Any) -> "TADSRConfig":
         """What the authors' code does at T = 15, defects included, with `changes`."""
         own = {"t_dis": 14, "c_dim": 64, "weighting": "tokens", "noise": "uniform", "scaled_twice": True}
-        return cls(**{**own, **changes})
+        return cls(process, **{**own, **changes})
 
 
-class TADSR:
+class TADSR(Method):
     """Method: Algorithm 1. A step is `generate`, `critic_loss`, `generator_loss`, in this order.
 
     The later two reuse what the earlier drew: the teacher starts from the student's z_T, and the student is
     judged by the updated critic at the critic's own t and eps.
     """
 
+    teacher: Denoiser
     critic_first = True
 
     def __init__(

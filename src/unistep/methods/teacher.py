@@ -1,6 +1,6 @@
 """Pre-training of a diffusion teacher on the compact base: its denoiser, and its one-step slot.
 
-Players: student = the compact denoiser D(w, y, s) (design of the network: bases/compact.py); no critic.
+Players: student = the compact denoiser D(w, y, s) (bases/compact/network.py); no critic.
 
     denoise   E || D(w, y, s) - r_0 ||^2 / c_out(s)^2    ln s ~ N(ln s_mean, s_std^2), in [s_min, s_max]
     slot      | D(0, y, inf) - r_0 | / sigma_data        the answer from y alone, in one step
@@ -12,12 +12,12 @@ Players: student = the compact denoiser D(w, y, s) (design of the network: bases
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
-from ..diffusion.denoiser import Base, Batch, Distance, Terms
+from ..diffusion.denoiser import Base, Batch, Distance, Method, Terms
 from ..errors import ConfigError
 from ..losses.terms import edge_loss, grid_loss
 
@@ -54,11 +54,11 @@ class ResidualBase(Base, Protocol):
         ...
 
 
-class Teacher:
+class Teacher(Method):
     """Method: see the module's docstring. `sigma_data` and `decode` come from the base."""
 
     critic: nn.Module | None = None
-    critic_first = False
+    pretrains = True
 
     def __init__(
         self, config: TeacherConfig, student: nn.Module, sigma_data: float,
@@ -68,11 +68,10 @@ class Teacher:
         self.decode, self.perceptual = decode, perceptual
 
     @classmethod
-    def build(
-        cls, config: TeacherConfig, base: ResidualBase, perceptual: Callable[[str], Distance]
-    ) -> "Teacher":
+    def build(cls, config: TeacherConfig, base: Base, perceptual: Callable[[str], Distance]) -> "Teacher":
         distance = perceptual("lpips") if config.weight_lpips else None
-        return cls(config, base.residual(), base.sigma_data, base.decode, distance)
+        student = cast(ResidualBase, base).residual()
+        return cls(config, student, base.sigma_data, base.decode, distance)
 
     def split(self, batch: Batch) -> int:
         """How many images of the batch, the first ones, train the denoiser."""

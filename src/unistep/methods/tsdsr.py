@@ -38,13 +38,14 @@ from ..diffusion.denoiser import (
     Cond,
     Denoiser,
     Distance,
+    Method,
     Terms,
     check_times,
     filled,
-    guide,
     join,
 )
 from ..diffusion.process import Process
+from ..diffusion.sampler import guide
 from ..errors import ConfigError
 from ..losses.terms import push
 
@@ -131,17 +132,17 @@ class TSDSRConfig:
         return cls(**{**values, **changes})
 
 
-class TSDSR:
+class TSDSR(Method):
     """Algorithm 1. `lpips` is None where its weight is 0, the score network (`critic`) where gamma is."""
 
-    critic_first = False
+    teacher: Denoiser
 
     def __init__(
         self, config: TSDSRConfig, student: Denoiser, teacher: Denoiser, score: Denoiser | None,
         decode: Callable[[Tensor], Tensor], lpips: Distance | None = None,
     ):  # fmt: skip
         self.config, self.student, self.teacher, self.critic = config, student, teacher, score
-        self.decode, self.lpips = decode, lpips
+        self.decode, self.lpips, self.t_student = decode, lpips, config.t_student
         if teacher.process.predicts == "z0":
             # The directions are descended, and z_0 has the opposite sign of noise: the student would flee z.
             raise ConfigError("expected method.process to be one whose network predicts noise or velocity, "

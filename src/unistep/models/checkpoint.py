@@ -1,35 +1,33 @@
-"""Weights as one .safetensors file: tensors, and in the header everything that made them.
-
-The header's "unistep" entry is JSON: `run` (the whole Run), `steps` (all steps, earlier runs included),
-`samples`, `data` (hash and count of the training photographs), `scores`, `history`; of a distilled student
-also `plain` (name and sha256 of the file of its plain reconstruction) and, where its author chose one,
-`fidelity` (0 to 1, the default mix of the two); `perceptual` names the distance of a perceptual loss.
-Nothing here pickles.
-"""
+"""Models by name: those inside the package, the plain one of a student, and any of them ready to run."""
 
 import contextlib
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
-from ..atomic import atomic_write
-from ..bases.compact.base import CompactConfig, CompactDenoiser, fold_slot, mix
+from ..bases import BASES, Face
 from ..errors import ConfigError, ModelError
-from ..recipes.config import from_json
 from ..students.onestep import Options
-from .download import sha256
+from ..tensors import read_header, read_tensors, save_weights, sha256
+
+__all__ = [
+    "DEFAULT",
+    "default_fidelity",
+    "embedded",
+    "load_student",
+    "plain_file",
+    "read_header",
+    "read_tensors",
+    "resolve",
+    "save_weights",
+]
 
 DEFAULT = "compact-sharp"
 """The embedded model that is used when none is named."""
-FORMAT = 1
 
 
 def embedded() -> dict[str, Path]:
@@ -51,79 +49,6 @@ def resolve(name_or_path: str | os.PathLike[str] | None) -> Path:
     raise ModelError(
         f"expected a model's name ({names}) or a .safetensors file, found “{name}”, which is neither"
     )
-
-
-def save_weights(
-    path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], dtype: torch.dtype
-) -> None:
-    """Writes `tensors` as `dtype` with `header`, atomically."""
-    plain = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
-    metadata = {"unistep": json.dumps({"format": FORMAT, **header}, sort_keys=True)}
-    with atomic_write(path) as file:
-        file.write(save(plain, metadata=metadata))
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path}: expected a .safetensors file, found something else or a damaged one: {error}"
-        ) from error
-
-
-def read_header(path: Path) -> dict[str, Any]:
-    """The header of a Unistep file. Raises ModelError for other files and for damaged ones."""
-    with _opened(path) as file:
-        metadata = file.metadata() or {}
-    if "unistep" not in metadata:
-        raise ModelError(
-            f"{path}: expected weights written by Unistep, found a safetensors file without its header"
-        )
-    try:
-        header: dict[str, Any] = json.loads(metadata["unistep"])
-        version = header["format"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{path}: expected a header written by Unistep, found a damaged one") from error
-    if version != FORMAT:
-        raise ModelError(f"{path}: expected format {FORMAT}, found {version}: update unistep")
-    return header
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU, in their stored dtype. Raises ModelError for a damaged file."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-
-
-def load_denoiser(
-    name_or_path: str | os.PathLike[str] | None = None,
-) -> tuple[CompactDenoiser, dict[str, Any]]:
-    """The compact denoiser (float32, evaluation mode) and its header. Raises ModelError for another file."""
-    path = resolve(name_or_path)
-    header = read_header(path)
-    try:
-        shape = {key: value for key, value in header["run"]["base"].items() if key != "kind"}
-        kind = header["run"]["base"].get("kind", "compact")  # the first embedded weights did not say
-        if kind != "compact":
-            raise ModelError(
-                f"{path}: expected a whole model, found only what a run trained (base {kind}): "
-                f"unistep export {path.parent} FILE.safetensors folds it into one"
-            )
-        config: CompactConfig = from_json(shape, CompactConfig)
-        denoiser = CompactDenoiser(config)
-        tensors = read_tensors(path)
-        denoiser.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(
-            f"{path}: expected the weights of a compact model, found others: {reason}"
-        ) from error
-    if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
-        raise ModelError(f"{path}: expected finite weights, found NaN or infinity: the file is damaged")
-    return denoiser.eval(), header
 
 
 def plain_file(path: Path, header: Mapping[str, Any]) -> Path | None:
@@ -161,15 +86,37 @@ def default_fidelity(path: Path, header: Mapping[str, Any]) -> float:
     return float(value)
 
 
-def _decoder(name: str, header: Mapping[str, Any]) -> Path:
+def base_of(path: Path, header: Mapping[str, Any]) -> Face:
+    """The base that a file's model is of. Raises ModelError for one of no base, or not a whole one."""
+    try:
+        if "student" in header:
+            return BASES[header["student"]["base"]]
+        kind = header["run"]["base"].get("kind", "compact")  # the first embedded weights did not say
+        base = BASES[kind]
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{path}: expected the header of a model of {', '.join(BASES)}, found a damaged one: {error!r}"
+        ) from error
+    if not base.whole:
+        raise ModelError(
+            f"{path}: expected a whole model, found only what a run trained (base {kind}): "
+            f"unistep export {path.parent} FILE.safetensors folds it into one"
+        )
+    return base
+
+
+def _decoder(name: str, base: Face) -> Path:
     """The file of a tiny decoder: a path, or "tiny" for the pulled one of the student's base."""
     if name != "tiny":
         return Path(name)
     from .hub import component_folder
 
-    model = {"sd3": "taesd3", "sd21": "taesd"}.get(header["student"].get("base"))
+    model = base.tiny_decoder
     if model is None:
-        raise ConfigError("expected a Stable Diffusion model for --decoder tiny, found one of another family")
+        raise ConfigError(
+            f"expected a Stable Diffusion model for --decoder tiny, found one of the base {base.name}, whose "
+            "latents no tiny decoder knows"
+        )
     files = sorted(component_folder(model).glob("*.safetensors"), key=lambda file: "decoder" not in file.name)
     if not files:
         raise ModelError(f"expected {model} to be pulled, found no weights: unistep models pull {model}")
@@ -195,23 +142,11 @@ def load_student(
         raise ConfigError(f"expected fidelity to be from 0 to 1, found {fidelity}")
     path = resolve(name_or_path)
     header = read_header(path)
-    if "student" in header:
-        from .students import open_student
-
-        options = options or Options()
-        decoder = None if options.decoder is None else read_tensors(_decoder(options.decoder, header))
-        return open_student(path, header, read_tensors(path), options, decoder)
-    if options is not None and options != Options():
-        raise ConfigError(
-            f"{path}: expected a student of a large model for steps, decoder, weights, offload or compile, "
-            "found one of the compact base: leave them out"
-        )
-    denoiser, header = load_denoiser(path)
+    base, decoder = base_of(path, header), None
+    if options is not None and options.decoder is not None and not base.whole:
+        decoder = read_tensors(_decoder(options.decoder, base))
     if fidelity is None:
         fidelity = default_fidelity(path, header)
-    if fidelity and (file := plain_file(path, header)):
-        plain, _ = load_denoiser(file)
-        if plain.config != denoiser.config:
-            raise ModelError(f"{path}: expected its plain model {file} to have the same shape, found another")
-        denoiser = mix(denoiser, plain, fidelity)
-    return fold_slot(denoiser, header)
+    return base.load(
+        path, header, read_tensors(path), fidelity, options, lambda: plain_file(path, header), decoder
+    )

@@ -4,7 +4,6 @@ A pickle is a program. It is read by torch's weights-only reader, which knows te
 a process of its own, which hands back nothing but the safetensors file.
 """
 
-import hashlib
 import json
 import re
 import subprocess
@@ -19,6 +18,7 @@ from safetensors.torch import save_file
 
 from ..atomic import atomic_path
 from ..errors import ConfigError, ModelError
+from ..tensors import sha256
 
 
 def convert(src: Path, dst: Path) -> None:
@@ -131,9 +131,7 @@ def _load(src: Path) -> Any:
 def main(src: Path, part: Path, nested: bool) -> int:
     """The process that reads: writes `part`, or prints what was found and returns 1."""
     try:
-        with src.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        metadata = {"format": "pt", "source": src.name, "sha256": digest}
+        metadata = {"format": "pt", "source": src.name, "sha256": sha256(src)}
         if nested:
             tensors, values = read_nested(src)
             save_file(tensors, part, {**metadata, "values": json.dumps(values)})

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..bases.known import Known
 from ..errors import ConfigError, ModelError
-from .catalogue import Known
+from ..tensors import sha256
 
 
 def huggingface() -> Any:
@@ -29,12 +29,6 @@ def huggingface() -> Any:
             "pip install 'unistep[sd]'"
         ) from error
     return huggingface_hub
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def right(path: Path, expected: str | None) -> bool:

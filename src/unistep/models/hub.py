@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from ..atomic import atomic_write
+from ..bases.known import Known
 from ..errors import ConfigError, ModelError
-from .catalogue import Known, named
-from .download import explained, fetch, huggingface, right, room, sha256
+from ..tensors import sha256
+from .catalogue import named
+from .download import explained, fetch, huggingface, right, room
 
 LOCK = "unistep.lock.json"
 SAFE = (".safetensors", ".json", ".txt")

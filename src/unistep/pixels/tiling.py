@@ -22,6 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from unistep.errors import ConfigError, MemoryLimit, ModelError
@@ -285,3 +286,14 @@ def _checked(tile: int | str) -> int:
     if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
         raise ConfigError(f'tile must be "auto" or a whole number of pixels from 1 upward, found {tile!r}')
     return _aligned(tile)
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Reflects at the right and bottom up to a multiple (repeats the edge where the image is too small)."""
+    h, w = x.shape[-2:]
+    down, right = -h % multiple, -w % multiple
+    if right:
+        x = F.pad(x, (0, right, 0, 0), mode="reflect" if right < w else "replicate")
+    if down:
+        x = F.pad(x, (0, 0, 0, down), mode="reflect" if down < h else "replicate")
+    return x

@@ -1,5 +1,1 @@
 """Recipes: a whole training run as one value, and every number of the papers with its source."""
-
-from .recipes import RECIPES, recipe
-
-__all__ = ["RECIPES", "recipe"]

@@ -9,26 +9,22 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..bases import BASES, CompactConfig, ResShiftConfig, SD3Config, SD21Config
+from ..bases import BASES
+from ..bases.compact.network import CompactConfig
 from ..data.pairs import DataConfig
+from ..diffusion.denoiser import Method
 from ..errors import ConfigError
 from ..losses import featurenets
-from ..methods import (
-    METHODS,
-    DFOSDConfig,
-    OSEDiffConfig,
-    SinSRConfig,
-    TADSRConfig,
-    TeacherConfig,
-    TSDSRConfig,
-)
+from ..methods import METHODS, TeacherConfig
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 SHARDING = ("none", "full")
 NETWORKS = ("teacher", *featurenets.NETWORKS)
 
-BaseConfig = CompactConfig | SD3Config | SD21Config | ResShiftConfig
-MethodConfig = TeacherConfig | TSDSRConfig | DFOSDConfig | TADSRConfig | OSEDiffConfig | SinSRConfig
+BaseConfig = Any
+"""The `Config` of a base in BASES."""
+MethodConfig = Any
+"""The Config of a method in METHODS."""
 
 
 @dataclass(frozen=True)
@@ -134,14 +130,14 @@ class Run:
         if not isinstance(table, dict) or set(table) != expected:
             raise ValueError(f"expected a run with {', '.join(sorted(expected))}")
         sections: dict[str, Any] = {}
-        for name, known, default in (("base", BASES, "compact"), ("method", METHODS, "teacher")):
+        for name, known, default in (("base", bases(), "compact"), ("method", methods(), "teacher")):
             if not isinstance(table[name], dict):
                 raise ValueError(f"expected {name} to be a table")
             section = dict(table[name])
             which = section.pop("kind", default)  # the first embedded weights did not say
             if which not in known:
                 raise ConfigError(f"expected {name} to be one of {', '.join(known)}, found “{which}”")
-            sections[name] = from_json(section, known[which][1])
+            sections[name] = from_json(section, known[which])
         data, train = from_json(table["data"], DataConfig), from_json(table["train"], TrainConfig)
         return cls(from_json(table["name"], str), data=data, train=train, **sections)
 
@@ -149,9 +145,24 @@ class Run:
         return json.dumps(self.to_dict(), indent=1, sort_keys=True)
 
 
+def bases() -> dict[str, type]:
+    """Name in BASES -> the class of its settings."""
+    return {name: base.Config for name, base in BASES.items()}
+
+
+def methods() -> dict[str, type]:
+    """Name in METHODS -> the class of its settings."""
+    return {name: config for name, (_, config) in METHODS.items()}
+
+
 def kind(config: Any) -> str:
     """The name in METHODS or BASES that a Config belongs to."""
-    return next(name for name, (_, made) in {**METHODS, **BASES}.items() if made is type(config))
+    return next(name for name, made in {**methods(), **bases()}.items() if made is type(config))
+
+
+def method_of(run: Run) -> type[Method]:
+    """The class of the run's method."""
+    return METHODS[kind(run.method)][0]
 
 
 def override(run: Run, assignments: list[str]) -> Run:

@@ -4,7 +4,9 @@ import dataclasses
 import difflib
 from collections.abc import Callable
 
-from ..bases import ResShiftConfig, SD3Config, SD21Config
+from ..bases.resshift.network import ResShiftConfig
+from ..bases.sd3.network import SD3Config
+from ..bases.sd21.network import SD21Config
 from ..data.pairs import DataConfig
 from ..errors import ConfigError
 from ..methods import DFOSDConfig, OSEDiffConfig, SinSRConfig, TADSRConfig, TeacherConfig, TSDSRConfig
@@ -91,7 +93,7 @@ def compact_tadsr() -> Run:
     The paper's weights 1, 1 and 0.02 belong to latents about 4 times as large: the squared error grows with
     the square of that, the score's push in proportion, the adversarial term not at all.
     """
-    return compact_student("compact-tadsr", TADSRConfig(weight_distill=16.0, lambda_hsd=4.0))
+    return compact_student("compact-tadsr", TADSRConfig("resshift", weight_distill=16.0, lambda_hsd=4.0))
 
 
 TSDSR_PROMPT = (
@@ -217,7 +219,7 @@ def tadsr_resshift() -> Run:
 
     The degradation is Real-ESRGAN's; ResShift's own skips the second order half of the time.
     """
-    method = TADSRConfig(
+    method = TADSRConfig("resshift", 
         weight_distill=1.0, lambda_hsd=1.0, lambda_adv=0.02,  # Sec. V-A
         t_hsd=3, t_dis=15, teacher_steps=15,  # Sec. IV-B; Algorithm 1
         c_dim=64, embed_dim=160,  # released
@@ -231,7 +233,7 @@ def tadsr_resshift_face() -> Run:
 
     Its schedule is the teacher's own. The released student's starts lower; its last index is the same.
     """
-    method = TADSRConfig(
+    method = TADSRConfig("resshift", 
         weight_distill=1.0, lambda_hsd=0.1, lambda_adv=0.2,  # Sec. V-A
         t_hsd=3,  # Sec. IV-B
         t_dis=4, teacher_steps=4,  # Algorithm 1, T of ResShift's model for faces
@@ -266,7 +268,9 @@ def sinsr_resshift() -> Run:
     Steps are ours: the released file says 500,000, its page that a few thousand are enough. The degradation
     is as in `tadsr_resshift`.
     """
-    method = SinSRConfig.released(weight_distill=1.0, weight_inverse=1.0, weight_gt=1.0, teacher_steps=15)
+    method = SinSRConfig.released(
+        "resshift", weight_distill=1.0, weight_inverse=1.0, weight_gt=1.0, teacher_steps=15
+    )
     train = TrainConfig(
         lr=5e-5, batch=64, micro=8, warmup=5_000, lr_min=1.0, betas=(0.9, 0.999), weight_decay=0.0,
         clip=0.0, ema=0.999, precision="fp32",

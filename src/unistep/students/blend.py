@@ -90,7 +90,7 @@ def blended(
 
 
 def averaged(fn: Callable[[Tensor], Tensor], image: Tensor, patch: int, stride: int, scale: int) -> Tensor:
-    """ResShift's way: fn on overlapping patches of the low-quality image, results averaged evenly.
+    """SinSR's way: fn on overlapping patches of the low-quality image, results averaged evenly.
 
     [1, 3, H, W] -> [1, 3, scale H, scale W]. Patches begin every `stride`; those that would leave the image
     are moved back to its border, once.

@@ -20,15 +20,14 @@ from torch import Tensor, nn
 
 from ..autoencoder import layersync
 from ..autoencoder.codecs import Codec
-from ..bases.compact.base import pad_to_multiple
+from ..counting.peak import without_data
 from ..diffusion.denoiser import filled
 from ..diffusion.sampler import Sampler
 from ..errors import ConfigError, MemoryLimit, ModelError
 from ..pixels.resize import MAX_OUTPUT_PIXELS, resize
-from ..pixels.tiling import Progress
+from ..pixels.tiling import Progress, pad_to_multiple
 from .blend import blended
 from .onestep import OneStep, Options
-from .peak import without_data
 from .planning import Plan, Planner, dtype_of
 from .smallmemory import check, offload, quantise, stored_bytes
 
@@ -38,7 +37,7 @@ class LatentConfig:
     """How a student of a latent base treats a whole picture; travels in the header as "latent"."""
 
     scale: int | None = None
-    """The network's own factor (ResShift: 4, faces 1); None: it works at the size of the result."""
+    """The network's own factor (of some 4, for faces 1); None: it works at the size of the result."""
     shortest: int = 512
     """A picture whose shorter side would be less at the network, in pixels, is enlarged to it; 0: never."""
     resample: str = "torch"
@@ -48,7 +47,7 @@ class LatentConfig:
     overlap: int = 8
     """Latents that neighbouring tiles share."""
     noise: float = 0.0
-    """Standard deviation of what is added to the latent: kappa sqrt(eta_T) of ResShift, 0 of the others."""
+    """Standard deviation of what is added to the latent: kappa sqrt(eta_T) of residual shifting, else 0."""
     colour: str = "wavelet"
     """The default colour fix: wavelet, adain or none."""
 
@@ -165,7 +164,7 @@ class LatentStudent(nn.Module):
         Args:
             tile: side of the denoiser's tiles in pixels of `rgb`, or "auto".
             vae_tiles: auto, whole, exact (block by block, the same result) or fast (independent blocks).
-            seed: of the noise that ResShift starts from.
+            seed: of the noise that some students start from.
 
         Raises:
             MemoryLimit: not enough memory even for the smallest tile.

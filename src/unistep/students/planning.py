@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from ..autoencoder import layersync
 from ..autoencoder.codecs import Codec
+from ..counting.peak import peak_bytes, without_data
 from ..diffusion.sampler import Sampler
 from ..errors import ConfigError, MemoryLimit
 from ..pixels.tiling import free_memory
 from .onestep import OneStep
-from .peak import peak_bytes, without_data
 
 VAE_TILES = ("auto", "whole", "exact", "fast")
 BLOCKS = (1024, 768, 512, 384, 256, 192, 128, 96, 64)

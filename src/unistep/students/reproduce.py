@@ -25,10 +25,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ..bases.compact.base import pad_to_multiple
 from ..diffusion.sampler import Sampler
 from ..errors import ConfigError
 from ..pixels.colour import adain, wavelet
+from ..pixels.tiling import pad_to_multiple
 from .blend import averaged, blended
 from .latent import LatentStudent, tensor
 from .planning import dtype_of
@@ -52,10 +52,10 @@ def reproduce(
 
     Args:
         scale: their --upscale.
-        colour: wavelet, adain or none (their --align_method); None: their default. ResShift's have none.
-        noise: of ResShift, SinSR and TAD-SR: standard normal, of the latent's shape; None: seed 0.
+        colour: wavelet, adain or none (their --align_method); None: their default. With noise: none.
+        noise: of SinSR, TAD-SR and their teacher: standard normal, of the latent's shape; None: seed 0.
         tile, overlap: in latents (their --latent_tiled_size, --latent_tiled_overlap); shortest: their
-            --process_size; None: theirs. ResShift's: patches of 512 pixels every 448.
+            --process_size; None: theirs. Models with noise: patches of 512 pixels every 448.
 
     Raises ConfigError for an array of another kind or a scale that the student cannot do.
     """
@@ -71,7 +71,7 @@ def reproduce(
     if config.scale is not None:
         if scale != config.scale:
             raise ConfigError(f"expected scale {config.scale}, the only one of this model, found {scale}")
-        return _resshift(student, rgb, noise)
+        return _shifted(student, rgb, noise)
     colour, shortest = colour or config.colour, config.shortest if shortest is None else shortest
     tiles = functools.partial(
         blended, image=None, tile=tile or config.tile, overlap=config.overlap if overlap is None else overlap,
@@ -116,7 +116,7 @@ def _osediff(
     return _fix(fix, result, photo) if fix else np.asarray(result)
 
 
-def _resshift(student: LatentStudent, rgb: np.ndarray, noise: Tensor | None) -> np.ndarray:
+def _shifted(student: LatentStudent, rgb: np.ndarray, noise: Tensor | None) -> np.ndarray:
     scale = student.config.scale or 1
     generator = torch.Generator().manual_seed(0)
 

@@ -14,7 +14,7 @@ from .onestep import Options
 
 WEIGHTS = ("full", "int8", "int4")
 GROUP = 64
-"""Inputs that share a scale of int8 in float16; divides the widths of SD 2.1 and SD3."""
+"""Inputs that share a scale of int8 in float16; divides the widths of the published networks."""
 
 
 def check(options: Options) -> None:

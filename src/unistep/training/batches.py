@@ -10,13 +10,14 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Subset
 
-from ..bases.settings import AdaptedConfig, wordless
+from ..bases import face
+from ..bases.face import wordless
 from ..data.pairs import Pairs, batches
 from ..data.shards import Crop
 from ..diffusion.denoiser import Base, Batch
 from ..errors import ConfigError, DataError
-from ..recipes.config import Run, TrainConfig, kind
-from .opening import base_digest
+from ..recipes.config import Run, TrainConfig
+from .opening import Opened
 
 
 def forwards(t: TrainConfig, world: int = 1) -> int:
@@ -55,30 +56,32 @@ class Share(Sequence[int]):
 
 
 def make_batches(
-    base: Base, pairs: Pairs, run: Run, device: torch.device, rank: int = 0, world: int = 1
+    opened: Opened, pairs: Pairs, device: torch.device, rank: int = 0, world: int = 1
 ) -> Iterator[Batch]:
     """Process `rank`'s batches on `device`, one for each forward pass, from the position of `pairs`.
 
     Raises ConfigError or DataError, at once, for pairs that do not go with the base.
     """
-    check(base, pairs, run)
-    return _made(base, pairs, run, device, rank, world)
+    check(opened, pairs)
+    return _made(opened.base, pairs, opened.run, device, rank, world)
 
 
-def check(base: Base, pairs: Pairs, run: Run) -> None:
+def check(opened: Opened, pairs: Pairs) -> None:
     """Raises ConfigError for another scale than the base's, DataError for latents of another base."""
-    if run.data.scale != base.scale:
+    run, base = opened.run, face(opened.run.base)
+    if run.data.scale != opened.base.scale:
         raise ConfigError(
-            f"expected data.degradations of scale {base.scale}, the base's, found {run.data.scale} "
+            f"expected data.degradations of scale {opened.base.scale}, the base's, found {run.data.scale} "
             f"({', '.join(run.data.degradations)}): take others"
         )
-    if run.data.prompts and not isinstance(run.base, AdaptedConfig):
-        raise wordless(kind(run.base))
+    if run.data.prompts and base.text is None:
+        raise wordless(base.name)
     photo = pairs.files[0]
     if not isinstance(photo, Crop):
         return
     made, folder = photo.made, photo.shard.parent
-    name, sha256 = kind(run.base), base_digest(run)
+    init = opened.sources.get("train.init")
+    name, sha256 = base.name, init.sha256 if init else ""
     if (made.base, made.sha256) != (name, sha256):
         raise DataError(
             f"{folder}: expected latents of the base {name} with sha256 {sha256 or '-'}, found latents of "

@@ -9,14 +9,11 @@ import torch
 from safetensors.torch import save
 
 from ..atomic import atomic_write
-from ..bases import lora
-from ..bases.compact.base import CompactConfig
-from ..bases.sd21.student import osediff_file
+from ..bases import face
 from ..errors import ConfigError, TrainingError
-from ..methods import OSEDiffConfig
 from ..models import checkpoint
 from ..recipes.config import Run, kind
-from .opening import open_base
+from .opening import open_run
 from .runfolder import WEIGHTS
 
 STUDENT = "student.safetensors"
@@ -31,20 +28,21 @@ def export(
     """Folds the best weights of the run in `folder` into the file `out`, and returns that.
 
     Args:
-        authors: a folder for the LoRA files (ResShift: the state dict) in the authors' layout, float32.
+        authors: a folder for the LoRA files, or the whole network's state dict, in the authors' layout,
+            float32.
         dtype: of the tensors in `out`.
 
     Raises TrainingError for a folder without a run or without weights; ConfigError and ModelError if the
     base cannot be opened, or is another than the run's.
     """
     run, header = read_run(folder)
-    if isinstance(run.base, CompactConfig):
+    if face(run.base).whole:
         raise ConfigError(
-            f"expected a run on a large base, found {folder} on the compact one, which needs no export: "
+            f"expected a run on a large base, found {folder} on one that needs no export ({kind(run.base)}): "
             f"unistep upscale -m {folder / WEIGHTS}"
         )
     weights = checkpoint.read_tensors(folder / WEIGHTS)
-    base, _ = open_base(run, torch.device("cpu"))
+    base = open_run(run, torch.device("cpu")).base
     student, tensors = base.export(weights, kind(run.method), dtype)
     about = {key: value for key, value in header.items() if key != "format"}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -57,11 +55,12 @@ def export(
             with atomic_write(authors / name) as file:
                 file.write(save({key: p.float().contiguous() for key, p in state.items()}))
             report(f"{authors / name}: {len(state)} tensors in the authors' layout")
-        if isinstance(run.method, OSEDiffConfig) and files.keys() >= {"unet.safetensors", "vae.safetensors"}:
-            unet, vae = (lora.strip(files[f"{part}.safetensors"], f"{part}.") for part in ("unet", "vae"))
-            with atomic_write(authors / "osediff.pkl") as file:
-                torch.save(osediff_file(unet, vae), file)
-            report(f"{authors / 'osediff.pkl'}: as OSEDiff's own script reads it")
+        conversion = face(run.base).conversions.get(kind(run.method))
+        archive = conversion and conversion.archive(files)
+        if conversion and archive:
+            with atomic_write(authors / conversion.archived_as) as file:
+                torch.save(archive, file)
+            report(f"{authors / conversion.archived_as}: as the authors' own script reads it")
     return out
 
 

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.denoiser import Base, Denoiser, filled, sample, times
+from ..diffusion.denoiser import Base, Denoiser, filled
+from ..diffusion.sampler import sample, times
 from ..errors import ConfigError
 from ..evaluation.metrics import gradient_energy, psnr_y, swd
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import atomic_write, remove_leftovers
-from ..bases import CompactConfig
+from ..bases import face
 from ..data.pairs import Pairs, Photographs
 from ..data.skipping import ignore
 from ..diffusion.denoiser import Batch, Method
@@ -27,11 +27,10 @@ from ..losses.perceptual import Form
 from ..models import checkpoint
 from ..recipes.config import Run, override
 from ..recipes.recipes import recipe
-from . import distributed
-from . import plan as planmemory
+from . import distributed, plan
 from .batches import check, forwards, make_batches
 from .export import STUDENT, export
-from .opening import build, check_run, digests, lessons, open_base
+from .opening import build, find, lessons, open_run
 from .players import Player, players, whole
 from .progress import Log, Validation, progress_line
 from .runfolder import STATE, WEIGHTS, best_score, compare, load_state, locked, portable, save_state
@@ -83,9 +82,9 @@ def _fit(
     run: Run, data: Path, out: Path, report: Report, tick: Tick | None, accelerator: "Accelerator"
 ) -> Path:
     t, writes, world = run.train, accelerator.is_main_process, accelerator.num_processes
-    check_run(run)
+    sources = find(run)
     micro = t.batch // (world * forwards(t, world))
-    if accelerator.device.type == "cuda" and (note := planmemory.check(run, accelerator.device, micro)):
+    if accelerator.device.type == "cuda" and (note := plan.check(run, sources, accelerator.device, micro)):
         report(note)
     photographs = Photographs(data, run.data.holdout, run.data.strict, report)
     texts = photographs.texts() if run.data.prompts and not photographs.prepared else []
@@ -97,14 +96,14 @@ def _fit(
     torch.manual_seed(t.seed)
     compare(out, run)
     with accelerator.main_process_first():  # embeddings of texts are made by one, read by all
-        base, parent = open_base(run, accelerator.device, photographs)
-    method = build(run, base, accelerator.device)
+        opened = open_run(run, accelerator.device, photographs, sources)
+    method = build(run, opened.base, accelerator.device)
     stand_in = distributed.shard(method, accelerator) if t.sharding == "full" else None
     table = players(method, run)
     table["student"].stand_in = stand_in
-    files = digests(run)
+    files = opened.digests
     pairs = Pairs(photographs.train, run.data, t.seed)
-    batches = make_batches(base, pairs, run, accelerator.device, accelerator.process_index, world)
+    batches = make_batches(opened, pairs, accelerator.device, accelerator.process_index, world)
     pairs.preload(report)
     validate = Validation(photographs, run, out, report) if writes else None
     with contextlib.ExitStack() as stack:
@@ -126,7 +125,7 @@ def _fit(
             header = {
                 "run": portable(run),
                 **({"perceptual": ", ".join(distances)} if distances else {}),
-                **lessons(method, base, run, validate, bool(photographs.held_out), report),
+                **lessons(method, opened, validate, bool(photographs.held_out), report),
                 "data": {
                     "sha256": photographs.digest(),
                     "images": len(photographs.train),
@@ -134,7 +133,7 @@ def _fit(
                 },
                 "torch": torch.__version__,
                 "device": str(accelerator.device),
-                "history": parent.get("history", []),
+                "history": opened.history,
             }
             record = Record(run, out, start, validate, header, report, tick)
             stack.enter_context(contextlib.closing(record))
@@ -144,7 +143,7 @@ def _fit(
             weights = weights_of(table["student"])
             with table["student"].averaged() as student:
                 if record is not None:
-                    restore = functools.partial(base.restore, student)
+                    restore = functools.partial(opened.base.restore, student)
                     record.judge(step, restore, weights) if judge else record.validate.sheet(step, restore)
 
         asked = stack.enter_context(distributed.asked_to_stop(accelerator))
@@ -212,8 +211,8 @@ class Record:
         ]  # fmt: skip
         totals = {key: sum(part[key] for part in made) for key in ("steps", "samples")}
         header = {**self.header, "history": made, **totals, "scores": scores}
-        # The compact model is used as it is; what large bases train is small, and rounded once it is folded.
-        dtype = torch.float16 if isinstance(self.run.base, CompactConfig) else torch.float32
+        # A whole model is used as it is; what large bases train is small, and rounded once it is folded.
+        dtype = torch.float16 if face(self.run.base).whole else torch.float32
         checkpoint.save_weights(file, weights, header, dtype)
 
 
@@ -231,10 +230,10 @@ def main(name: str, data: Path, out: Path, settings: list[str], dry_run: bool = 
     report(run.to_json())
     if dry_run:
         photographs = Photographs(data, run.data.holdout, run.data.strict, report)
-        base, _ = open_base(run, torch.device("cpu"), photographs)
-        build(run, base, torch.device("cpu"))
+        opened = open_run(run, torch.device("cpu"), photographs)
+        build(run, opened.base, torch.device("cpu"))
         pairs = Pairs(photographs.train, run.data, run.train.seed)
-        check(base, pairs, run)
+        check(opened, pairs)
         pairs.preload(report)
         report(
             f"{len(photographs.train)} training images, {len(photographs.held_out)} held out; "
@@ -250,6 +249,6 @@ def main(name: str, data: Path, out: Path, settings: list[str], dry_run: bool = 
         ) from error
     distributed.leave()
     report(f"weights: {weights}")
-    if distributed.first() and not isinstance(run.base, CompactConfig):
+    if distributed.first() and not face(run.base).whole:
         export(out, out / STUDENT, report=report)
     return weights

@@ -17,19 +17,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bases import CompactConfig, ResShiftConfig
-from ..bases.shapes import of_folder, of_header, published
+from ..bases import face
+from ..bases.face import Source, Sources
+from ..counting.meter import Meter, OnGPU
 from ..diffusion.denoiser import Base, Batch, Denoiser, Distance, Method
 from ..errors import ModelError, TrainingError
 from ..losses.featurenets import FeatureNet
 from ..losses.perceptual import Dists, FeatureNetwork, ImageFeatures, Lpips, TeacherFeatures
-from ..methods import METHODS
-from ..models import checkpoint
-from ..models.hub import component_folder
 from ..pixels.tiling import free_memory
-from ..recipes.config import Run, kind, override
+from ..recipes.config import Run, kind, method_of, override
 from ..recipes.recipes import recipe
-from .meter import Meter, OnGPU
+from .opening import source
 from .steps import precision as chosen
 
 GB = 1e9
@@ -161,13 +159,14 @@ def plan(run: Run, device: torch.device | str = "cuda", both: bool = True) -> Pl
     both: with and without checkpointing, where the base has it, not only as the run says. Raises ConfigError
     for a method that this base cannot carry.
     """
-    wide = precision(run, torch.device(device))
+    wide, init = precision(run, torch.device(device)), here(run)
     own = getattr(run.base, "checkpointing", None)
     needs: dict[bool, tuple[Need, ...]] = {}
     rows: tuple[Row, ...] = ()
     flops: dict[str, int] = {}
     for checkpointing in [own] if own is None or not both else [False, True]:
-        step = Step(run if own is None else _with(run, checkpointing=checkpointing), PRECISIONS.get(wide))
+        asked = run if own is None else _with(run, checkpointing=checkpointing)
+        step = Step(asked, init, PRECISIONS.get(wide))
         walk = step.walk(1)
         needs[bool(checkpointing)] = tuple(walk.needs)
         if checkpointing == own:
@@ -203,12 +202,12 @@ class Walk:
 class Step:
     """A run's method and base on tensors without data: what they hold, and what a step does."""
 
-    def __init__(self, run: Run, dtype: torch.dtype | None):
+    def __init__(self, run: Run, init: Source | None, dtype: torch.dtype | None):
+        """init: what train.init names, if it is here: of that size; None: of the published one."""
         self.run, self.meter, self.gpu = run, Meter(), OnGPU(dtype)
         self.held: dict[str, nn.Module] = {}
-        self.base = shapes(run)
-        made: type[Method] = METHODS[kind(run.method)][0]
-        self.method = made.build(run.method, self.base, self.perceptual)
+        self.base = face(run.base).shapes(run.base, init)
+        self.method = method_of(run).build(run.method, self.base, self.perceptual)
         for net in networks(self.method).values():
             net.to(META)
         self.rows = static(self.base, self.method, self.held)
@@ -300,15 +299,11 @@ class Step:
         self.meter.peak = max(outer, self.meter.peak)
 
 
-def shapes(run: Run) -> Base:
-    """The run's base on the meta device: of the size of train.init, or as published if that is not here."""
-    if isinstance(run.base, CompactConfig):
-        return published(run.base)
+def here(run: Run) -> Source | None:
+    """What train.init names, if it is here."""
     with contextlib.suppress(ModelError):
-        if isinstance(run.base, ResShiftConfig):
-            return of_header(checkpoint.read_header(checkpoint.resolve(run.train.init))["student"], run.base)
-        return of_folder(component_folder(run.train.init), run.base)
-    return published(run.base)
+        return source(run.train.init, face(run.base).components) if run.train.init else None
+    return None
 
 
 def networks(method: Method) -> dict[str, nn.Module]:
@@ -342,14 +337,14 @@ def static(base: Base, method: Method, held: Mapping[str, nn.Module]) -> tuple[R
     return tuple(row for row in rows if row.total)
 
 
-def check(run: Run, device: torch.device, micro: int = 0) -> str:
+def check(run: Run, sources: Sources, device: torch.device, micro: int = 0) -> str:
     """What there is to say before the first step if `run` may not fit into what is free on `device`, else "".
 
     micro: samples of one forward pass; 0: as the run says, for one process.
     Raises TrainingError for a GPU that is too small; a computer's memory is only warned of.
     """
     micro = micro or run.train.micro or run.train.batch
-    step = Step(run, PRECISIONS.get(precision(run, device)))
+    step = Step(run, sources.get("train.init"), PRECISIONS.get(precision(run, device)))
     needed = with_allowances(total(step.rows).total + step.walk(micro).peak())
     free = free_memory(device)
     if needed <= free:

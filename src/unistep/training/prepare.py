@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..atomic import remove_leftovers
-from ..bases.settings import AdaptedConfig, wordless
+from ..bases import face
+from ..bases.face import wordless
 from ..data.filters import usm_sharpen
 from ..data.pairs import Photographs
 from ..data.shards import INDEX, PROMPTS, Crop, Made, digest, read_index, save_index, save_shard, shard_header
@@ -24,10 +25,10 @@ from ..data.skipping import Report, each
 from ..data.sources import Photo, content, large_enough, load_rgb, size_of, text_of
 from ..diffusion.denoiser import Base
 from ..errors import ConfigError, DataError
-from ..models.authors import embeddings
+from ..models.authors import read_any
 from ..recipes.config import Run, kind, override
 from ..recipes.recipes import recipe
-from .opening import base_digest, open_base, open_prompts
+from .opening import find, open_prompts, open_run
 
 ENCODED = 4
 """Crops that the encoder sees at once; always the same, since sums are rounded by it."""
@@ -90,16 +91,18 @@ def prepare(
     What is there and whole is kept. Returns the index. Raises DataError if `out` holds a data set that was
     made otherwise, ConfigError, ModelError.
     """
-    if run.data.prompts and not isinstance(run.base, AdaptedConfig):
+    texts = face(run.base).text is not None
+    if run.data.prompts and not texts:
         raise wordless(kind(run.base))
     photographs = Photographs(data, 0.0, run.data.strict, report)
     if photographs.prepared:
         raise DataError(f"{data}: expected photographs, found a data set that is prepared: train with it")
-    d = run.data
-    made = Made(kind(run.base), base_digest(run), d.patch, d.usm_sharpen, d.latents)
+    d, sources = run.data, find(run)
+    init = sources.get("train.init")
+    made = Made(kind(run.base), init.sha256 if init else "", d.patch, d.usm_sharpen, d.latents)
     listed = _before(out, made)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base, _ = open_base(run, device, photographs)
+    base = open_run(run, device, photographs, sources).base
     cuts = plan(photographs, run, most, report)
     shards = [cuts[i : i + d.shard] for i in range(0, len(cuts), d.shard)]
     out.mkdir(parents=True, exist_ok=True)
@@ -115,9 +118,10 @@ def prepare(
         entries.append(_entry(path, photographs, part, run))
         line = f"{i + 1}/{len(shards)} shards"
         tick((i + 1) / len(shards), line) if tick else report(line)
-    if isinstance(run.base, AdaptedConfig):
-        texts = {text for entry in entries for text in entry["texts"] if text is not None}
-        open_prompts(run, device).copy([run.base.prompt, run.base.negative, *sorted(texts)], out / PROMPTS)
+    if texts:
+        told = {text for entry in entries for text in entry["texts"] if text is not None}
+        prompts = open_prompts(run, sources, device)
+        prompts.copy([run.base.prompt, run.base.negative, *sorted(told)], out / PROMPTS)
     source = {"sha256": _contents(made, cuts), "images": len({cut.photo for cut in cuts})}
     save_index(out, made, entries, {"data": source})
     count = sum(entry["count"] for entry in entries)
@@ -209,13 +213,10 @@ def main(
     run = override(recipe(name), settings)
     if most is not None and most < 1:
         raise ConfigError(f"expected --crops to be 1 or more, found {most}")
-    if any(given) and kind(run.base) != "sd3":
-        raise ConfigError(
-            f"expected --embedding with a recipe on the base sd3, found one on {kind(run.base)}: leave it out"
-        )
     for text, folder in zip(("prompt", "negative"), given, strict=True):
         if folder is not None:
-            open_prompts(run, torch.device("cpu")).take(getattr(run.base, text), embeddings(folder))
+            embedding = face(run.base).embedding(folder, read_any)
+            open_prompts(run, find(run), torch.device("cpu")).take(getattr(run.base, text), embedding)
     try:
         return prepare(run, data, out, most, report, tick)
     except OSError as error:

@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from ..bases import face
 from ..errors import TrainingError
 from ..models import checkpoint
 from ..recipes.config import Run
+from .opening import FILES, NETWORKS
 from .players import Player
 
 STATE = "state.safetensors"
@@ -19,12 +21,6 @@ WEIGHTS = "weights.safetensors"
 LOCK = "run.lock"
 FREE = {"train": ("micro", "sharding"), "data": ("workers", "memory", "strict")}
 """Settings that a run may be resumed with other values of: they decide how it is computed, not what."""
-
-FILES = [
-    *(("train", name) for name in ("init", "plain", "critic_init", "features_file", "features_heads")),
-    *(("base", name) for name in ("critic", "lora_student", "lora_teacher", "lora_score")),
-]
-"""Settings that name files and folders."""
 
 
 @contextlib.contextmanager
@@ -106,8 +102,8 @@ def compare(out: Path, run: Run) -> None:
 def portable(run: Run) -> dict[str, Any]:
     """The run for a weights file's header: files by name alone, where they lie is nobody's business."""
     public = run.to_dict()
-    for section, name in FILES:
-        if name in public[section]:
+    for section, names in (("train", (*NETWORKS, *FILES)), ("base", face(run.base).files)):
+        for name in names:
             public[section][name] = Path(public[section][name]).name
     return public
 

@@ -1,1 +1,119 @@
-"""X"""
+"""ResShift (Yue et al. 2023, arXiv 2307.12348), the base of SinSR and TAD-SR."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...errors import ConfigError
+from ...tensors import part, read_tensors
+from ..conversion import DTYPES, Conversion, Files, Request, Tensors
+from ..face import FROM_NOTHING, Face, Source, Sources, Tiny
+from ..known import Known
+from ..prompts import Prompts
+from ..tiny import seeded
+from . import sizes, student
+from .base import ResShiftBase
+from .network import VARIANTS, ResShiftConfig, variant_of
+
+CLEAN = "its directions are differences of noise or velocity, and this base's network predicts z_0"
+RELEASES = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0/"
+VQ, VQ_FACES = RELEASES + "autoencoder_vq_f4.pth", RELEASES + "ffhq512_vq_f8_dim8_face.pth"
+SLAB = "S-Lab License 1.0: non-commercial use only"
+
+
+def _known(kind: str, file: str, vq: str = VQ, licence: str = "", at: str = RELEASES) -> Known:
+    """A network and its autoencoder."""
+    command = (
+        f"unistep models convert {{folder}}/{file} NAME.safetensors --vae {{folder}}/{vq.split('/')[-1]}"
+    )
+    return Known(
+        kind,
+        "restores by itself, once converted",
+        licence or f"{SLAB}, redistribution included",
+        files=(at + file, vq),
+        convert=command,
+    )
+
+
+def _recognised(files: Files) -> bool:
+    inner = {re.sub(r"^(state_dict/)?(module\.)?(_orig_mod\.)?", "", name) for name in files.tensors}
+    return {"input_blocks.0.0.weight", "out.2.weight"} <= inner
+
+
+def _build(files: Files, request: Request) -> tuple[Any, Tensors]:
+    if request.vae is None:
+        raise ConfigError(
+            f"{files.path}: expected --vae, the file of its VQ autoencoder (autoencoder_vq_f4.pth, or "
+            "ffhq512_vq_f8_dim8_face.pth for faces), found none"
+        )
+    vq = files.read(request.vae)
+    variant = request.variant or variant_of(files.path.name)
+    if variant not in VARIANTS:
+        raise ConfigError(f"expected --variant to be one of {', '.join(VARIANTS)}, found “{variant}”")
+    # ResShift itself was not trained for one step
+    folded = not request.unfolded and VARIANTS[variant].method != "resshift"
+    return student.build(
+        _inner(files.tensors), _inner(vq), variant=variant, dtype=DTYPES[request.dtype], folded=folded
+    )
+
+
+def _inner(tensors: Mapping[str, Tensor]) -> Tensors:
+    """A state dict, whether it lies under "state_dict" or not."""
+    return part(tensors, "state_dict/") or dict(tensors)
+
+
+class ResShiftFace(Face):
+    """Trained as a whole, used folded."""
+
+    name, title, Config = "resshift", "ResShift", ResShiftConfig
+    start = "an unfolded file of ResShift (unistep models convert --unfolded)"
+    obstacles: ClassVar = {"teacher": FROM_NOTHING, "tsdsr": CLEAN}
+    models: ClassVar = {
+        "resshift-v1": _known("ResShift x4, 15 steps, first version", "resshift_realsrx4_s15_v1.pth"),
+        "resshift-v2": _known("ResShift x4, 15 steps, second version", "resshift_realsrx4_s15_v2.pth"),
+        "resshift-v3": _known("ResShift x4, 4 steps", "resshift_realsrx4_s4_v3.pth"),
+        "resshift-bicubic": _known("ResShift x4 for bicubic input, 4 steps", "resshift_bicsrx4_s4.pth"),
+        "resshift-face": _known("ResShift for faces, 4 steps", "resshift_faceir_s4.pth", VQ_FACES),
+        "sinsr": _known(
+            "SinSR, one step of ResShift",
+            "SinSR_v1.pth",
+            licence=f"CC BY-NC-SA 4.0 and {SLAB}",
+            at="https://github.com/wyf0912/SinSR/releases/download/v1.0/",
+        ),
+    }
+    conversions: ClassVar = {
+        "resshift": Conversion(
+            recognised=_recognised,
+            build=_build,
+            licences={
+                "resshift": SLAB,
+                "sinsr": f"CC BY-NC-SA 4.0: non-commercial use only; built on ResShift: {SLAB}",
+                "tadsr": f"built on SinSR and ResShift: {SLAB}",
+            },
+        )
+    }
+
+    def open(
+        self, config: ResShiftConfig, sources: Sources, device: torch.device, prompts: Prompts | None = None
+    ) -> ResShiftBase:
+        init = sources["train.init"]
+        return ResShiftBase(init.header.get("student", {}), read_tensors(init.path), config, device)
+
+    def shapes(self, config: ResShiftConfig, source: Source | None = None) -> ResShiftBase:
+        return sizes.shapes(config, source.header["student"] if source else None)
+
+    def tiny(self, config: ResShiftConfig, folder: Path) -> Tiny:
+        faces = config.variant == "resshift-faces"
+        with seeded(folder):
+            init = sizes.write(folder, "resshift-faces" if faces else "resshift-15")
+        return Tiny(config, str(init), rate=3e-5, patch=128 if faces else 64)  # faces: 8 pixels per latent
+
+    def student(self, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+        return student.student(header, tensors)
+
+    def teacher(self, header: dict[str, Any], tensors: Mapping[str, Tensor], steps: int | None) -> Any:
+        return student.teacher(header, tensors, steps)

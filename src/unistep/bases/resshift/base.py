@@ -1,48 +1,32 @@
 """ResShift, opened for training."""
 
 import copy
-from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...autoencoder.vq import VQ, VQConfig
-from ...diffusion.denoiser import Cond, Features, filled
+from ...diffusion.denoiser import Cond, filled
 from ...diffusion.process import Process
 from ...errors import ConfigError
-from ...students.onestep import part
-from ..compact.base import pad_to_multiple
+from ...pixels.tiling import pad_to_multiple
+from ...tensors import part
+from ..face import Plainly
 from ..latentbase import shared
-from ..published import SWIN, SWIN_FACES, VQ_F4, VQ_FACES
-from ..settings import ResShiftConfig, wordless
-from .student import VARIANTS, SwinDenoiser, build, net_input, open_net, opened
-from .swin import SwinConfig, SwinUNet, complete
+from .network import VARIANTS, ResShiftConfig, SwinDenoiser, Taps, open_net, opened
+from .student import build
+from .swin import SwinUNet, complete
 
 
-class Taps(Features):
-    """The encoder half: outputs of the downsamplings, of the last input block and of the middle (TAD-SR)."""
-
-    def __init__(self, net: SwinUNet, process: Process):
-        super().__init__()
-        self.net, self.process = net, process
-        self.indices, self.widths = tuple(net.taps), tuple(net.taps.values())
-        del net.output_blocks, net.out
-
-    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> list[Tensor]:
-        x, image = net_input(self.net, self.process, z_t, t, cond)
-        maps = self.net.encode(x, image, self.net.code(t))
-        return [maps[index].float() for index in self.indices]
-
-
-class ResShiftBase:
+class ResShiftBase(Plainly):
     """A ResShift model (`denoiser.Base`); its file is unfolded (`build`).
 
     Roles that are trained have a network of their own, as a whole; the teacher's tensors are the base's.
     """
 
-    guided = False
+    name = "resshift"
 
     def __init__(
         self,
@@ -70,16 +54,6 @@ class ResShiftBase:
         self.net.checkpointing = config.checkpointing
         self.codec = codec.float().to(self.device)
         self.multiple = max(1, sizes.multiple * codec.factor // self.scale)
-
-    @classmethod
-    def published(cls, config: ResShiftConfig) -> Self:
-        """The base at its real size on the meta device, without any file: what a plan counts."""
-        variant = config.variant or "resshift-15"
-        denoiser, vq = (SWIN_FACES, VQ_FACES) if variant.endswith("faces") else (SWIN, VQ_F4)
-        with torch.device("meta"):
-            states = SwinUNet(SwinConfig(**denoiser)).state_dict(), VQ(VQConfig(**vq)).state_dict()
-        file = build(*states, variant=variant, dtype=torch.float32, folded=False)
-        return cls(*file, config, "meta")
 
     def process(self, view: str) -> Process:
         """Of "resshift" alone. Raises ConfigError for another view."""
@@ -111,13 +85,6 @@ class ResShiftBase:
         """The condition of [B, 3, h, w] in [-1, 1], sides such that windows cover the latent."""
         image = x_lq.to(self.device)
         return Cond(image=image, y=self.encode(F.interpolate(image, scale_factor=self.scale, mode="bicubic")))
-
-    def null(self, cond: Cond) -> Cond | None:
-        """None: the network was never trained without its image."""
-        return None
-
-    def told(self, cond: Cond, texts: Sequence[str]) -> Cond:
-        raise wordless("resshift")
 
     def check_student(self, view: str, t: int) -> None:
         """Raises ConfigError unless index t is the last one, from which `restore` starts."""

@@ -8,7 +8,6 @@ the posterior T times (`sample_posterior`), SinSR's teacher steps deterministica
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,58 +16,14 @@ from torch import Tensor
 from ...autoencoder.codecs import VQCodec
 from ...autoencoder.vq import VQConfig
 from ...diffusion.denoiser import Cond, Denoiser, filled
-from ...diffusion.process import Process, resshift
+from ...diffusion.process import Process
 from ...diffusion.sampler import Sampler
 from ...errors import ConfigError, ModelError
 from ...students.latent import LatentConfig
-from ...students.onestep import OneStep, load_exactly, part
+from ...students.onestep import OneStep
+from ...tensors import load_exactly, part
+from .network import VARIANTS, SwinDenoiser, open_net, opened
 from .swin import SwinConfig, SwinUNet, fold, official
-
-
-@dataclass(frozen=True)
-class Variant:
-    """What a released file does not tell by its shapes."""
-
-    method: str
-    steps: int
-    """T of the process that the network was trained on; its one step is at index T - 1."""
-    min_noise_level: float
-    scale: int = 4
-    """Between the low-quality image and the result; faces: 1."""
-    kappa: float = 2.0
-
-    def process(self) -> Process:
-        return resshift(self.steps, self.kappa, self.min_noise_level)
-
-
-VARIANTS = {
-    "resshift-15": Variant("resshift", 15, 0.04),
-    "resshift-4": Variant("resshift", 4, 0.2),
-    "resshift-faces": Variant("resshift", 4, 0.2, scale=1),
-    "sinsr": Variant("sinsr", 15, 0.04),
-    "tadsr": Variant("tadsr", 15, 0.04),
-    "tadsr-faces": Variant("tadsr", 4, 0.2, scale=1),
-}
-FILES = {
-    "resshift_realsrx4_s15": "resshift-15",
-    "resshift_realsrx4_s4": "resshift-4",
-    "resshift_bicsrx4_s4": "resshift-4",
-    "resshift_faceir_s4": "resshift-faces",
-    "sinsr": "sinsr",
-    "tad-sr": "tadsr",
-    "tad-faceir": "tadsr-faces",
-}
-"""How the names of released files begin, in lower case -> the variant."""
-
-
-def variant_of(name: str) -> str:
-    """The variant of a released file by its name. Raises ConfigError if it does not tell."""
-    for start, variant in FILES.items():
-        if name.lower().startswith(start):
-            return variant
-    raise ConfigError(
-        f"expected --variant to be one of {', '.join(VARIANTS)}, found none, and “{name}” does not tell it"
-    )
 
 
 def build(
@@ -149,25 +104,6 @@ class FoldedSwin(OneStep):
         return out.float()
 
 
-class SwinDenoiser(Denoiser):
-    """f at every time of its process."""
-
-    def __init__(self, net: SwinUNet, process: Process):
-        super().__init__()
-        self.net, self.process = net, process
-
-    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        x, image = net_input(self.net, self.process, z_t, t, cond)
-        out: Tensor = self.net(x, image, t)
-        return out.float()
-
-
-def net_input(net: SwinUNet, process: Process, z_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, Tensor]:
-    """z_t / sqrt(kappa^2 eta_t + 1) and the image, in the network's dtype."""
-    s = process.at(t)[2]
-    return (z_t / (s**2 + 1).sqrt()).to(net.dtype), cond.image.to(net.dtype)
-
-
 def student(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> tuple[FoldedSwin, VQCodec]:
     """The modules of a folded file, in its dtype. Raises ModelError."""
     config, codec, _ = opened(header, tensors, folded=True)
@@ -189,33 +125,6 @@ def teacher(
     steps = len(process) if steps is None else steps
     whole = steps == len(process)  # the posterior leads from t to t - 1 alone
     return Sampler(denoiser, steps, multiple=config.multiple, stochastic=whole), codec
-
-
-def open_net(config: SwinConfig, tensors: Mapping[str, Tensor]) -> SwinUNet:
-    """The denoiser of an unfolded file. Raises ModelError."""
-    with torch.device("meta"):
-        net = SwinUNet(config)
-    load_exactly(net, part(tensors, "denoiser.net."), "a denoiser of ResShift")
-    return net
-
-
-def opened(
-    header: Mapping[str, Any], tensors: Mapping[str, Tensor], folded: bool
-) -> tuple[SwinConfig, VQCodec, Process]:
-    """What a file's header describes, with the autoencoder filled. Raises ModelError."""
-    try:
-        if header["folded"] != folded:
-            raise ModelError(
-                f"expected a file that is {'folded' if folded else 'unfolded'}, found one that is not"
-            )
-        config, process = SwinConfig(**header["denoiser"]), VARIANTS[header["variant"]].process()
-        codec = VQCodec.from_config(header["codec"])
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
-        raise ModelError(
-            f"expected the header of a ResShift model, found a damaged one: {error!r}"
-        ) from error
-    load_exactly(codec, part(tensors, "codec."), "a VQ autoencoder")
-    return config, codec.eval().requires_grad_(False), process
 
 
 @torch.no_grad()

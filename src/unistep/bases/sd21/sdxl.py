@@ -17,13 +17,26 @@ from ...diffusion.denoiser import Cond, Features
 from ...diffusion.process import Process, ddpm
 from ...errors import ModelError
 from ...extras import extra
-from ...students.onestep import load_exactly
-from .. import lora, published
+from ...tensors import load_exactly
+from .. import lora
+from ..adapted import DTYPES
 from ..diffusersfolder import read_component, read_config
-from ..sd3 import student as sd3
-from ..settings import DTYPES, SD21Config
-from . import student as sd21
+from ..prompts import encoded
+from ..tiny import PUBLISHED_VAE
+from .network import SD21Config, open_process, open_vae
 
+TOKENS = 77
+UNET: dict[str, Any] = {
+    "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
+    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2, "layers_per_block": 2,
+    "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"], "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
+    "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}  # fmt: skip
+"""As published (Podell et al. 2023)."""
+SCALING = 0.13025
+"""Of its autoencoder, which else is that of Stable Diffusion 2."""
 TARGETS = (
     r"(.*\.)?(to_q|to_k|to_v|to_out\.0|proj_in|proj_out|ff\.net\.0\.proj|ff\.net\.2"
     r"|conv|conv1|conv2|conv_in|conv_shortcut)"
@@ -122,17 +135,17 @@ def open_features(
     unet = empty_unet(table, str(folder))
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(LATER)}
     load_exactly(unet, kept, f"{folder / 'unet'}")
-    codec = sd21.open_vae(folder) if config.critic_latents == "re-encoded" else None
+    codec = open_vae(folder) if config.critic_latents == "re-encoded" else None
     words = zeros(unet) if config.critic_text == "zeros" else encode_prompt(folder, "")
-    return adapted(unet, codec, sd21.open_process(folder), words, config, decode, device)
+    return adapted(unet, codec, open_process(folder), words, config, decode, device)
 
 
 def without_weights(config: SD21Config, decode: Callable[[Tensor], Tensor]) -> SDXLFeatures:
     """The trunk on the meta device: what a plan counts. As published, where the folder is not here."""
     folder = Path(config.critic)
     here = (folder / "unet" / "config.json").is_file()
-    unet = empty_unet(read_config(folder, "unet") if here else published.SDXL_UNET, str(folder))
-    vae = read_config(folder, "vae") if here else published.SDXL_VAE
+    unet = empty_unet(read_config(folder, "unet") if here else UNET, str(folder))
+    vae = read_config(folder, "vae") if here else {**PUBLISHED_VAE, "scaling_factor": SCALING}
     codec = KLCodec.from_config(vae) if config.critic_latents == "re-encoded" else None
     return adapted(unet, codec, ddpm(), zeros(unet), config, decode, "meta")
 
@@ -162,7 +175,7 @@ def zeros(unet: Any) -> Words:
     """What SDXL's own pipeline puts in the place of an empty text (`force_zeros_for_empty_prompt`)."""
     table, device = unet.config, unet.device
     pooled = table.projection_class_embeddings_input_dim - 6 * table.addition_time_embed_dim
-    shapes = (1, sd3.CLIP_TOKENS, table.cross_attention_dim), (1, pooled)
+    shapes = (1, TOKENS, table.cross_attention_dim), (1, pooled)
     prompt, vector = (torch.zeros(shape, device=device) for shape in shapes)
     return prompt, vector
 
@@ -173,11 +186,11 @@ def encode_prompt(folder: Path, text: str) -> Words:
     tokenizer = extra("transformers", clip + "tokenization_clip").CLIPTokenizer
     kinds = extra("transformers", clip + "modeling_clip")
 
-    def encoded(suffix: str, kind: Any, take: Callable[[Any], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        return sd3.encoded(folder, suffix, tokenizer, kind, sd3.CLIP_TOKENS, [text], "cpu", take)[0]
+    def of(suffix: str, kind: Any, take: Callable[[Any], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        return encoded(folder, suffix, tokenizer, kind, TOKENS, [text], "cpu", take)[0]
 
-    (one,) = encoded("", kinds.CLIPTextModel, lambda out: (out.hidden_states[-2],))
-    two, pooled = encoded(
+    (one,) = of("", kinds.CLIPTextModel, lambda out: (out.hidden_states[-2],))
+    two, pooled = of(
         "_2", kinds.CLIPTextModelWithProjection, lambda out: (out.hidden_states[-2], out.text_embeds)
     )
     return torch.cat([one, two], dim=2), pooled

@@ -1,1 +1,121 @@
-"""X"""
+"""Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206), the base of TSD-SR."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ...errors import ModelError
+from ...tensors import part
+from .. import known
+from ..adapted import AdaptedFace
+from ..conversion import DTYPES, Conversion, Files, Request, Tensors, only
+from ..face import Source, Tiny
+from ..known import APACHE, MIT, STABILITY, Known
+from ..prompts import Embedding, TextEncoders
+from ..tiny import seeded
+from . import sizes, student
+from .base import SD3Base
+from .network import SD3Config, encode_prompt, encode_prompts
+
+PARTS = ("transformer", "vae")
+TITLE = "Stable Diffusion 3 medium"
+
+
+def embeddings(folder: Path, read: Callable[[Path], Tensors]) -> tuple[Tensor, Tensor]:
+    """([1, 333, 4096], [1, 2048]) of one text: TSD-SR's prompt_embeds and pool_embeds. Raises ModelError."""
+    prompt, pooled = (only(read(file), file) for file in _embedded(folder))
+    return (prompt[None] if prompt.ndim == 2 else prompt), pooled.reshape(1, -1)
+
+
+def _embedded(folder: Path) -> list[Path]:
+    found = []
+    for stem in ("prompt_embeds", "pool_embeds"):
+        files = [folder / f"{stem}{suffix}" for suffix in (".safetensors", ".pt")]
+        there = [file for file in files if file.is_file()]
+        if not there:
+            raise ModelError(f"{folder}: expected {stem}.pt or {stem}.safetensors in it, found neither")
+        found.append(there[0])
+    return found
+
+
+def _tsdsr(files: Files, request: Request) -> tuple[Any, Tensors]:
+    base = request.pretrained(files.path, TITLE)
+    if request.prompt is not None:
+        prompt, pooled = encode_prompt(base, request.prompt)
+    else:
+        prompt, pooled = embeddings(request.embedding or files.path, files.read)
+    parts = {name: part(files.tensors, f"{name}/") for name in PARTS}
+    return student.build(
+        base, parts, prompt, pooled, dtype=DTYPES[request.dtype], folded=not request.unfolded
+    )
+
+
+def _tsdsr_sources(src: Path, request: Request) -> list[Path]:
+    return [] if request.prompt is not None else _embedded(request.embedding or src)
+
+
+class SD3Face(AdaptedFace):
+    name, title, Config, Base = "sd3", "SD3", SD3Config, SD3Base
+    start = "the folder of Stable Diffusion 3 in the diffusers layout, or a pulled model"
+    components = PARTS
+    text = TextEncoders(
+        suffixes=("", "_2", "_3"),
+        component="transformer",
+        widths=("joint_attention_dim", "pooled_projection_dim"),
+        encode=lambda folder, texts, device: [*encode_prompts(folder, texts, device)],
+    )
+    tiny_decoder = "taesd3"
+    models: ClassVar = {
+        "sd3-medium": Known(
+            TITLE,
+            "base of TSD-SR",
+            STABILITY,
+            "stabilityai/stable-diffusion-3-medium-diffusers",
+            patterns=known.components("transformer", "vae", "scheduler"),
+            gated=True,
+            note="without its text encoders: add them with --include 'text_encoder*' --include 'tokenizer*'",
+        ),
+        "taesd3": Known(
+            "TAESD3, a tiny autoencoder for Stable Diffusion 3",
+            "--decoder tiny for students of Stable Diffusion 3",
+            MIT,
+            "madebyollin/taesd3",
+        ),
+        "tsdsr": Known(
+            f"TSD-SR, one step of {TITLE}",
+            "restores, once converted with its base",
+            f"{APACHE}; with its base: {STABILITY}",
+            page="https://github.com/Microtreei/TSD-SR",
+            convert="unistep models convert FOLDER NAME.safetensors --base sd3-medium --embedding FOLDER",
+            note="its files are on Google Drive and OneDrive, which only a browser can open",
+        ),
+    }
+    conversions: ClassVar = {
+        "tsdsr": Conversion(
+            recognised=lambda files: files.path.is_dir(),
+            build=_tsdsr,
+            licences={"tsdsr": f"Apache-2.0; derived from {TITLE}: Stability AI Community License"},
+            parts=PARTS,
+            sources=_tsdsr_sources,
+        )
+    }
+
+    def shapes(self, config: SD3Config, source: Source | None = None) -> SD3Base:
+        return sizes.shapes(config, source.path if source else None)
+
+    def tiny(self, config: SD3Config, folder: Path) -> Tiny:
+        with seeded(folder):
+            init = sizes.write(folder)
+        return Tiny(dataclasses.replace(config, dtype="fp32"), str(init), rate=2e-3)
+
+    def embedding(self, folder: Path, read: Callable[[Path], Tensors]) -> Embedding:
+        return embeddings(folder, read)
+
+    def student(self, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+        return student.student(header, tensors)
+
+    def teacher(self, header: dict[str, Any], tensors: Mapping[str, Tensor], steps: int | None) -> Any:
+        return student.teacher(header, tensors, steps)

@@ -5,76 +5,28 @@
 TSD-SR is a LoRA on the transformer (modulations and patch embedding included) and one on the VAE's encoder.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...autoencoder.codecs import KLCodec
-from ...diffusion.denoiser import Cond, Denoiser
 from ...diffusion.process import Process, flow
 from ...diffusion.sampler import Sampler
-from ...errors import ConfigError, ModelError
-from ...extras import extra
+from ...errors import ModelError
 from ...students.latent import LatentConfig
-from ...students.onestep import load_exactly
+from ...tensors import load_exactly
 from .. import lora
-from ..diffusersfolder import read_component, read_config
 from .mmdit import FoldedMMDiT, MMDiTConfig, fold, positions
+from .network import SD3Denoiser, empty_transformer, open_schedule, open_transformer, open_vae
 
-CLIP_TOKENS, T5_TOKENS = 77, 256
 STEPS = 28
 """Of the many-step sampler, where no other number is asked for: SD3's own default."""
-FLOW_MATCHING = "FlowMatchEulerDiscreteScheduler"
 
 State = dict[str, Tensor]
-
-
-def empty_transformer(config: Mapping[str, Any]) -> Any:
-    """diffusers' SD3Transformer2DModel on the meta device. Raises ModelError for another configuration."""
-    MMDiTConfig.of(config, 1)
-    kind = extra("diffusers").SD3Transformer2DModel
-    try:
-        with torch.device("meta"):
-            return kind.from_config(dict(config)).eval().requires_grad_(False)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ModelError(f"expected the configuration of an SD3 transformer, found {dict(config)}") from error
-
-
-def open_transformer(folder: Path) -> tuple[dict[str, Any], Any]:
-    """The configuration and the SD3Transformer2DModel in folder/transformer. Raises ModelError."""
-    config, state = read_component(folder, "transformer")
-    transformer = empty_transformer(config)
-    load_exactly(transformer, state, f"{folder / 'transformer'}")
-    return config, transformer
-
-
-def open_vae(folder: Path, shift: bool = False) -> KLCodec:
-    """The codec in folder/vae. shift: whether its shift_factor counts (TSD-SR: no). Raises ModelError."""
-    config, state = read_component(folder, "vae")
-    codec = KLCodec.from_config(config, shift)
-    load_exactly(codec.vae, state, f"{folder / 'vae'}")
-    return codec.eval().requires_grad_(False)
-
-
-def open_schedule(folder: Path) -> tuple[int, float]:
-    """(steps, shift) of `process.flow` in folder/scheduler; without one, SD3's own. Raises ModelError."""
-    if not (folder / "scheduler").is_dir():
-        return 1000, 3.0
-    config = read_config(folder, "scheduler", "scheduler_config.json")
-    try:
-        if config.get("_class_name", FLOW_MATCHING) != FLOW_MATCHING:
-            raise ValueError(config["_class_name"])
-        return int(config["num_train_timesteps"]), float(config["shift"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(
-            f"expected the scheduler of {folder} to be {FLOW_MATCHING} with num_train_timesteps and shift, "
-            f"found {config}; give the folder of SD3-medium"
-        ) from error
 
 
 def build(
@@ -195,101 +147,3 @@ def sampler(transformer: Any, process: Process, steps: int, prompt: Tensor, pool
 def _fill(denoiser: nn.Module, codec: KLCodec, tensors: Mapping[str, Tensor]) -> None:
     both = nn.ModuleDict({"denoiser": denoiser, "codec": codec}).eval().requires_grad_(False)
     load_exactly(both, tensors, "a student of SD3")
-
-
-class SD3Denoiser(Denoiser):
-    """diffusers' transformer, which predicts the flow's velocity; cond holds prompt and pooled."""
-
-    def __init__(self, transformer: Any, process: Process):
-        super().__init__()
-        self.transformer, self.process = transformer, process
-
-    def forward(self, z_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        z, *given = inputs(self.transformer, self.process, z_t, t, cond)
-        v = self.transformer(z, *given, return_dict=False)[0]
-        return self.process.clean(v.float(), z_t.float(), t, cond.y)
-
-
-def inputs(
-    transformer: Any, process: Process, z_t: Tensor, t: Tensor, cond: Cond
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(z_t, prompt, pooled, timestep) as the transformer takes them. Raises ConfigError without a prompt."""
-    if cond.prompt is None or cond.pooled is None:
-        raise ConfigError("expected the condition to hold a prompt's embeddings on the base sd3, found none")
-    like, batch = transformer.context_embedder.bias, len(z_t)
-    prompt, pooled = (p.to(like).expand(batch, *p.shape[1:]) for p in (cond.prompt, cond.pooled))
-    return z_t.to(like), prompt, pooled, 1000 * process.at(t)[2].flatten()
-
-
-def encode_prompt(folder: Path, text: str) -> tuple[Tensor, Tensor]:
-    """([1, 333, 4096], [1, 2048]) float32: what the transformer sees of `text`, by the folder's encoders.
-
-    Longer texts are cut at 77 (CLIP) and 256 (T5) tokens. Without text_encoder_3 zeros take T5's place, as in
-    diffusers. Raises ModelError where an encoder or a tokenizer is missing.
-    """
-    return encode_prompts(folder, [text])[0]
-
-
-def encode_prompts(
-    folder: Path, texts: Sequence[str], device: torch.device | str = "cpu"
-) -> list[tuple[Tensor, Tensor]]:
-    """`encode_prompt` of many texts, on the CPU; each encoder is loaded once, alone, onto `device`."""
-    models = "transformers.models."
-    kinds = (
-        extra("transformers", models + "clip.tokenization_clip").CLIPTokenizer,
-        extra("transformers", models + "clip.modeling_clip").CLIPTextModelWithProjection,
-    )
-    clip = [
-        encoded(folder, suffix, *kinds, CLIP_TOKENS, texts, device, lambda out: (out.hidden_states[-2],
-                                                                                 out.text_embeds))
-        for suffix in ("", "_2")
-    ]  # fmt: skip
-    if (folder / "text_encoder_3").is_dir():
-        kinds = (
-            extra("transformers", models + "t5.tokenization_t5").T5Tokenizer,
-            extra("transformers", models + "t5.modeling_t5").T5EncoderModel,
-        )
-        t5 = encoded(folder, "_3", *kinds, T5_TOKENS, texts, device, lambda out: (out.last_hidden_state,))
-    else:
-        width = read_config(folder, "transformer").get("joint_attention_dim", 4096)
-        t5 = [(torch.zeros(1, T5_TOKENS, width),)] * len(texts)
-    return [
-        (compose([one[0], two[0]], long), torch.cat([one[1], two[1]], dim=1))
-        for one, two, (long,) in zip(*clip, t5, strict=True)
-    ]
-
-
-@torch.no_grad()
-def encoded(
-    folder: Path, suffix: str, tokenizer: Any, encoder: Any, length: int, texts: Sequence[str],
-    device: torch.device | str, take: Callable[[Any], tuple[Tensor, ...]],
-) -> list[tuple[Tensor, ...]]:  # fmt: skip
-    """What `take` takes of text_encoder{suffix}'s output for each text, padded or cut to `length` tokens."""
-    read_config(folder, f"text_encoder{suffix}")
-    read_config(folder, f"tokenizer{suffix}", "tokenizer_config.json")
-    try:
-        words = tokenizer.from_pretrained(folder / f"tokenizer{suffix}", local_files_only=True)
-        model = encoder.from_pretrained(
-            folder / f"text_encoder{suffix}", local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"expected {folder} to hold tokenizer{suffix} and the safetensors of text_encoder{suffix}, found "
-            f"others: {' '.join(str(error).split())[:200]}"
-        ) from error
-    try:
-        model.eval().to(device)
-    except torch.OutOfMemoryError:  # T5 takes 19 GB: slowly is better than not at all
-        model.to("cpu")
-    many = words(list(texts), padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    # One by one: then an embedding does not depend on the texts that it was made with.
-    return [
-        tuple(t.cpu() for t in take(model(ids[None].to(model.device), output_hidden_states=True)))
-        for ids in many.input_ids
-    ]
-
-
-def compose(clip: list[Tensor], t5: Tensor) -> Tensor:
-    """CLIP's hidden states [1, 77, D_i] side by side, widened with zeros to T5's [1, 256, D], then T5's."""
-    both = torch.cat(clip, dim=2)
-    return torch.cat([F.pad(both, (0, t5.shape[2] - both.shape[2])), t5], dim=1)

@@ -1,21 +1,25 @@
 """The way from a student's file to a LatentStudent that runs."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..autoencoder.codecs import Codec, KLCodec, TinyDecoder
-from ..bases.resshift import student as resshift
-from ..bases.sd3 import student as sd3
-from ..bases.sd21 import student as sd21
 from ..diffusion.sampler import Sampler
 from ..errors import ConfigError, ModelError
-from ..students.latent import LatentConfig, LatentStudent
-from ..students.onestep import OneStep, Options
+from .latent import LatentConfig, LatentStudent
+from .onestep import OneStep, Options
 
-STUDENTS: dict[str, Any] = {"sd3": sd3, "sd21": sd21, "resshift": resshift}
-"""header["student"]["base"] -> the module whose `student` and `teacher` read it."""
+
+class Reader(Protocol):
+    """A base, as far as it reads the networks of its students from a file."""
+
+    def student(self, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> tuple[OneStep, Codec]: ...
+    def teacher(
+        self, header: dict[str, Any], tensors: Mapping[str, Tensor], steps: int | None
+    ) -> tuple[Sampler, Codec]: ...
 
 
 def open_student(
@@ -23,12 +27,14 @@ def open_student(
     header: dict[str, Any],
     tensors: dict[str, Tensor],
     options: Options,
-    decoder: dict[str, Tensor] | None = None,
+    decoder: dict[str, Tensor] | None,
+    reader: Reader,
 ) -> LatentStudent:
     """The student in the file `path`, whose `header` and `tensors` these are.
 
     Args:
         decoder: tensors of a TAESD decoder, to take instead of the model's own.
+        reader: the base that the header names.
 
     Raises:
         ModelError: a header or tensors that are damaged or of another model.
@@ -36,8 +42,7 @@ def open_student(
     """
     entry = header["student"]
     try:
-        module, config = STUDENTS[entry["base"]], LatentConfig(**entry["latent"])
-        folded = bool(entry["folded"])
+        config, folded = LatentConfig(**entry["latent"]), bool(entry["folded"])
     except (KeyError, TypeError, ConfigError) as error:
         raise ModelError(
             f"{path}: expected the header of a student, found a damaged one: {error!r}"
@@ -51,11 +56,9 @@ def open_student(
         denoiser: OneStep | Sampler
         codec: Codec
         if folded:
-            denoiser, codec = module.student(entry, tensors)
-        elif teacher := getattr(module, "teacher", None):
-            denoiser, codec = teacher(entry, tensors, options.steps)
+            denoiser, codec = reader.student(entry, tensors)
         else:
-            raise ModelError("expected a folded student, found one that keeps its time")
+            denoiser, codec = reader.teacher(entry, tensors, options.steps)
         tiny = None if decoder is None else tiny_decoder(codec, decoder)
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from error
@@ -66,7 +69,7 @@ def tiny_decoder(codec: Codec, tensors: dict[str, Tensor]) -> TinyDecoder:
     """A TAESD decoder for the latents of `codec`. Raises ConfigError, ModelError."""
     if not isinstance(codec, KLCodec):
         raise ConfigError(
-            "expected a Stable Diffusion model for a tiny decoder, found one of ResShift's family"
+            "expected a model with a variational autoencoder for a tiny decoder, found one with another"
         )
     # TAESD3 was trained on shifted latents, TSD-SR leaves the shift out
     missing = float(codec.vae.config.shift_factor or 0) - codec.shift
@@ -74,6 +77,6 @@ def tiny_decoder(codec: Codec, tensors: dict[str, Tensor]) -> TinyDecoder:
     if decoder.channels != codec.channels:
         raise ModelError(
             f"expected a tiny decoder of {codec.channels} latent channels, found one of {decoder.channels}: "
-            "SD3 takes taesd3, SD2.1 takes taesd"
+            "take that of the model's base (unistep models list)"
         )
     return decoder

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 from ..diffusion.denoiser import Cond, Denoiser
-from ..students.peak import Live
+from .peak import Live
 
 ROUNDED = {F.linear, F.conv1d, F.conv2d, torch.conv2d, torch.matmul, torch.bmm, torch.baddbmm, torch.addmm,
            Tensor.matmul, Tensor.__matmul__}  # fmt: skip

@@ -7,7 +7,7 @@ from torch import nn
 
 from unistep.autoencoder.codecs import KLCodec
 from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
-from unistep.evaluation.counting import Counts, Peaks, Work, count, parameters, weight_bytes
+from unistep.counting.operators import Counts, Peaks, Work, count, parameters, weight_bytes
 
 KINDS = ("convolution", "linear", "attention")
 DEVICES = ("meta", "cpu")

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unistep.students.peak import Live, peak_bytes, without_data
+from unistep.counting.peak import Live, peak_bytes, without_data
 
 
 def network() -> nn.Sequential:

@@ -1,16 +1,21 @@
-"""What a training run may set of a pretrained base; importing this needs none of the base's packages."""
+"""What Stable Diffusions share before they are opened: settings, and a face; importing this needs no package.
+
+Their own weights stay frozen: each role trains a LoRA of its own.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 
 from ..errors import ConfigError
+from .face import FROM_NOTHING, Face, Source, Sources
+from .prompts import Prompts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
 MOST_RANK = 1024
+BLIND = "its teacher must see the low-quality image and start from it; this base's sees noise and a text"
 
 
 def require(known: Iterable[str], **settings: str) -> None:
@@ -25,12 +30,6 @@ def at_least(least: int, **settings: int) -> None:
     for name, value in settings.items():
         if value < least:
             raise ConfigError(f"expected base.{name} to be {least} or more, found {value}")
-
-
-def wordless(base: str) -> ConfigError:
-    """What there is to say where a base that takes no text is given some."""
-    return ConfigError(f"expected no prompts on the base {base}, which takes no text, found some: "
-                       "set data.prompts=false")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,46 +81,29 @@ class AdaptedConfig:
             raise ConfigError(f"expected base.scale to be 1 or 4, found {self.scale}")
 
 
-@dataclass(frozen=True)
-class SD3Config(AdaptedConfig):
-    """Stable Diffusion 3 (`train.init`: its folder in the diffusers layout, or a pulled model's name)."""
+class AdaptedFace(Face):
+    """A Stable Diffusion. Its samples are of a text: they tell nothing of a low-quality image."""
 
-    shift: bool = False
-    """Whether latents are shifted, as in SD3's own pipeline; TSD-SR leaves it out."""
+    sees = False
+    files: ClassVar[tuple[str, ...]] = ("lora_student", "lora_teacher", "lora_score")
+    obstacles: ClassVar = {
+        "teacher": FROM_NOTHING,
+        "tadsr": BLIND,
+        "sinsr": BLIND,
+    }
+    Base: ClassVar[Any]
+    """What it is when it is opened: called with folder, config, prompts and device."""
 
+    def check(self, config: Any, source: Source, recipe: str) -> None:
+        """Another model is known by what it lacks."""
+        for component in self.components:
+            if not (source.path / component / "config.json").is_file():
+                raise ConfigError(
+                    f"expected train.init to be {self.start}, found {source.path} without {component}/: "
+                    f"take the base of {recipe}"
+                )
 
-@dataclass(frozen=True)
-class SD21Config(AdaptedConfig):
-    """Stable Diffusion 2 or 2.1 (`train.init`: its folder in the diffusers layout, or a pulled name)."""
-
-    t_student: int = 999
-    """The index at which one-step students are asked."""
-    train_conv_in: bool = False
-    """The student's first convolution is trained as a whole too (OSEDiff, as released)."""
-    critic: str = ""
-    """Folder of SDXL, whose UNet DFOSD's discriminator then starts from (Tab. 6); empty: this base's own."""
-    critic_latents: str = "as-is"
-    """What that discriminator is given: this base's latents "as-is", or decoded and "re-encoded" by its own
-    autoencoder."""
-    critic_text: str = "empty"
-    """What it is told: the "empty" text by its own text encoders, or "zeros", as its own pipeline has it."""
-    critic_size: int = 0
-    """Pixels per side of original and target that its time ids claim; 0: those of the picture it looks at."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(("as-is", "re-encoded"), critic_latents=self.critic_latents)
-        require(("empty", "zeros"), critic_text=self.critic_text)
-        at_least(0, t_student=self.t_student, critic_size=self.critic_size)
-
-
-@dataclass(frozen=True)
-class ResShiftConfig:
-    """ResShift, trained as a whole (`train.init`: an unfolded file, `unistep models convert --unfolded`)."""
-
-    variant: str = ""
-    """What `train.init` must be of: resshift-15, resshift-4, resshift-faces, ...; empty: of any."""
-    checkpointing: bool = False
-    """Blocks are computed again in the backward pass instead of kept: less memory, more arithmetic."""
-    sha256: str = ""
-    """What `train.init` must hash to; empty: the run remembers what it found."""
+    def open(
+        self, config: Any, sources: Sources, device: torch.device, prompts: Prompts | None = None
+    ) -> Any:
+        return self.Base(sources["train.init"].path, config, prompts, device)
