@@ -10,7 +10,7 @@ from unistep.bases.resshift import sizes as resshift
 from unistep.bases.sd3 import sizes as sd3
 from unistep.bases.sd21 import sizes as sd21
 from unistep.bases.tiny import seeded
-from unistep.models.checkpoint import resolve
+from unistep.models.checkpoint import base_of, resolve
 from unistep.tensors import read_header, read_tensors
 
 KINDS: dict[str, Callable[[Path], Path]] = {
@@ -33,4 +33,5 @@ def load_denoiser(name: str | Path | None = None) -> tuple[CompactDenoiser, dict
     """The compact network in a file, or of an embedded model's name, and its header."""
     path = resolve(name)
     header = read_header(path)
+    assert base_of(path, header).name == "compact"
     return open_network(path, header, read_tensors(path)), header

@@ -196,7 +196,9 @@ def test_shapes_are_checked():
     ):
         with pytest.raises(ConfigError, match=r"expected base\.(widths|blocks) to be three numbers"):
             CompactConfig(**config)
-    assert BASES["compact"] == (CompactBase, CompactConfig)
+    face = BASES["compact"]
+    opened = face.open(CompactConfig((4, 4, 4), (1, 1, 1)), {}, torch.device("cpu"))
+    assert face.Config is CompactConfig and isinstance(opened, CompactBase)
 
 
 # Opened for training

@@ -91,7 +91,7 @@ def test_each_text_is_encoded_once(kind, base, tmp_path, monkeypatch):
 def test_many_texts_load_the_encoders_once(kind, base, tmp_path, monkeypatch):
     """And each embedding is that which its text alone has, whatever it was filled with."""
     calls = []
-    for owner in (sd3, sd21):
+    for owner in OWNERS.values():
         real = owner.encode_prompts
         monkeypatch.setattr(
             owner, "encode_prompts", lambda f, t, d, real=real: calls.append(t) or real(f, t, d)
@@ -247,4 +247,4 @@ def test_preparing_and_training_need_no_more_than_these(kind, base, silent, tmp_
         [batch] = make_batches(opened, pairs, torch.device("cpu"))
         assert torch.equal(batch.cond.prompt, given["good"][0])
         assert torch.equal(batch.null.pooled, given["bad"][1])
-        assert torch.allclose(batch.z_hq, opened.encode(batch.x_hq), atol=1e-4)
+        assert torch.allclose(batch.z_hq, opened.base.encode(batch.x_hq), atol=1e-4)

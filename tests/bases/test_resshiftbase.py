@@ -12,6 +12,7 @@ from resshift_golden import config, weights
 from torch import Tensor
 
 from unistep.autoencoder.vq import VQ, VQConfig
+from unistep.bases import BASES
 from unistep.bases.resshift.base import ResShiftBase
 from unistep.bases.resshift.network import ResShiftConfig, SwinDenoiser
 from unistep.bases.resshift.student import build, student
@@ -164,7 +165,7 @@ def test_another_variant_is_refused() -> None:
 )
 def test_a_plan_has_the_published_sizes_and_no_data(variant, side, latent, scale) -> None:
     """118.59 M and 55.32 M: TAD-SR's Tab. I, of ResShift and SinSR."""
-    base = ResShiftBase.published(ResShiftConfig(variant=variant, checkpointing=True))
+    base = BASES["resshift"].shapes(ResShiftConfig(variant=variant, checkpointing=True))
     counts = [sum(p.numel() for p in net.parameters()) / 1e6 for net in (base.net, base.codec)]
     assert counts[0] == pytest.approx(118.59 if not variant else 118.93, abs=0.01)
     assert counts[1] == pytest.approx(55.32 if not variant else 77.01, abs=0.01)
@@ -175,7 +176,7 @@ def test_a_plan_has_the_published_sizes_and_no_data(variant, side, latent, scale
     assert z.shape == (2, *latent) and base.decode(z).shape == (2, 3, scale * side, scale * side)
     assert len(features(z, filled(3, z), cond)) == 5
     with pytest.raises(ConfigError, match="expected the variant to be one of"):
-        ResShiftBase.published(ResShiftConfig(variant="resshift-3"))
+        BASES["resshift"].shapes(ResShiftConfig(variant="resshift-3"))
 
 
 def test_checkpointing_keeps_no_block_and_changes_nothing() -> None:

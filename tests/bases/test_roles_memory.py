@@ -6,9 +6,8 @@ import pytest
 import torch
 from latent_bases import tensors, trained
 
-from unistep.bases.sd3.base import SD3Base
+from unistep.bases import BASES
 from unistep.bases.sd3.network import SD3Config
-from unistep.bases.sd21.base import SD21Base
 from unistep.bases.sd21.network import SD21Config
 from unistep.methods.dfosd import DFOSDConfig, NoiseAwareDiscriminator
 
@@ -27,7 +26,7 @@ def trained_bytes(*modules):
 
 def test_memory_of_tsdsr_at_the_size_of_sd3_medium():
     """In bfloat16, where the LoRAs, which stay in float32, weigh most."""
-    base = SD3Base.published(SD3Config(dtype="bf16"))
+    base = BASES["sd3"].shapes(SD3Config(dtype="bf16"))
     student, teacher, score = (base.denoiser(role, "flow") for role in ("student", "teacher", "score"))
     assert sum(p.numel() for p in base.net.parameters()) == 2_028_328_000
     whole = frozen_bytes(student, teacher, score, base.codec)
@@ -42,7 +41,7 @@ def test_memory_of_tsdsr_at_the_size_of_sd3_medium():
 
 def test_memory_of_dfosd_at_the_size_of_sd21():
     """The discriminator is a LoRA, and heads, on the UNet that the student has."""
-    base = SD21Base.published(SD21Config(rank=16, rank_encoder=0, rank_score=16, learned_prompt=True))
+    base = BASES["sd21"].shapes(SD21Config(rank=16, rank_encoder=0, rank_score=16, learned_prompt=True))
     student, trunk = base.denoiser("student", "ddpm"), base.features("critic", "ddpm")
     assert sum(p.numel() for p in base.net.parameters()) == 865_910_724
     assert frozen_bytes(student, trunk, base.codec) == frozen_bytes(base.net, base.codec)

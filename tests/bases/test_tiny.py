@@ -17,7 +17,6 @@ from unistep.bases.sd21 import network as sd21
 from unistep.bases.sd21.network import SD21Denoiser
 from unistep.diffusion.denoiser import Cond, filled
 from unistep.diffusion.process import flow
-from unistep.errors import ConfigError
 from unistep.models import checkpoint
 
 pytest.importorskip("diffusers")
@@ -128,8 +127,3 @@ def test_pictures_are_those_of_their_seed():
         one, tiny.pictures(2, 48, seed=4)
     )
     assert not torch.equal(one[0], one[1])
-
-
-def test_another_kind_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match=r"expected a tiny model to be one of sd3, .*, found “sd4”"):
-        tinies.write("sd4", tmp_path)

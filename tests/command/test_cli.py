@@ -29,7 +29,7 @@ FAKE = '''
 """Stands in for unistep.upscaling.upscaler."""
 from dataclasses import replace
 from unistep.errors import ModelError
-from unistep.resize import target_size
+from unistep.pixels.resize import target_size
 
 class Upscaler:
     loads, calls, asked = [], [], []

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 from tinies import load_denoiser
 
+from unistep import tensors as tensors_module
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.errors import ModelError
 from unistep.models import checkpoint
@@ -41,7 +42,7 @@ def weights(tmp_path: Path, denoiser: CompactDenoiser) -> Path:
 def test_header_and_tensors_come_back(weights, denoiser):
     header = read_header(weights)
     assert {key: header[key] for key in HEADER} == json.loads(json.dumps(HEADER))
-    assert header["format"] == checkpoint.FORMAT
+    assert header["format"] == tensors_module.FORMAT
     assert Run.from_dict(header["run"]) == RUN
     tensors = read_tensors(weights)
     assert set(tensors) == set(denoiser.state_dict())

@@ -316,10 +316,14 @@ def test_without_the_extra(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captu
 
 
 def test_the_hubs_variables_hold(server: hubstub.Hub, tmp_path: Path) -> None:
-    """In a process of its own, since the hub's package reads them when it is imported; without torch."""
+    """In a process of its own, since the hub's package reads them when it is imported."""
     own = {"HF_HOME": str(tmp_path / "hf"), "HF_ENDPOINT": server.endpoint, "HF_HUB_OFFLINE": "0"}
     done = subprocess.run(
-        [sys.executable, "-c", f"from unistep import hub; print(hub.pull('{OTHER}', report=print).folder)"],
+        [
+            sys.executable,
+            "-c",
+            f"from unistep.models import hub; print(hub.pull('{OTHER}', report=print).folder)",
+        ],
         env={**os.environ, **own},
         capture_output=True,
         text=True,

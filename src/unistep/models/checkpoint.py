@@ -28,6 +28,8 @@ __all__ = [
 
 DEFAULT = "compact-sharp"
 """The embedded model that is used when none is named."""
+FIRST = "compact"
+"""The base of weights that do not say."""
 
 
 def embedded() -> dict[str, Path]:
@@ -88,18 +90,20 @@ def default_fidelity(path: Path, header: Mapping[str, Any]) -> float:
 
 def base_of(path: Path, header: Mapping[str, Any]) -> Face:
     """The base that a file's model is of. Raises ModelError for one of no base, or not a whole one."""
-    try:
-        if "student" in header:
-            return BASES[header["student"]["base"]]
-        kind = header["run"]["base"].get("kind", "compact")  # the first embedded weights did not say
-        base = BASES[kind]
-    except (AttributeError, KeyError, TypeError) as error:
+    student = header.get("student")
+    table = student if student is not None else header.get("run")
+    found = table.get("base") if isinstance(table, Mapping) else None
+    if student is None:  # the first embedded weights did not say
+        found = found.get("kind", FIRST) if isinstance(found, Mapping) else FIRST
+    base = BASES.get(found) if isinstance(found, str) else None
+    if base is None:
         raise ModelError(
-            f"{path}: expected the header of a model of {', '.join(BASES)}, found a damaged one: {error!r}"
-        ) from error
-    if not base.whole:
+            f"{path}: expected the header of a student, found a damaged one, or one of a base that is none of "
+            f"{', '.join(BASES)}: {found}"
+        )
+    if student is None and not base.whole:
         raise ModelError(
-            f"{path}: expected a whole model, found only what a run trained (base {kind}): "
+            f"{path}: expected a whole model, found only what a run trained (base {base.name}): "
             f"unistep export {path.parent} FILE.safetensors folds it into one"
         )
     return base

@@ -14,7 +14,7 @@ from ..bases.prompts import Prompts
 from ..data.pairs import Photographs
 from ..data.shards import PROMPTS
 from ..diffusion.denoiser import Base, Denoiser, Distance, Method
-from ..errors import ConfigError
+from ..errors import ConfigError, ModelError
 from ..losses.perceptual import TeacherFeatures, open_distance
 from ..models.checkpoint import resolve
 from ..models.hub import component_folder, home
@@ -79,7 +79,10 @@ def find(run: Run) -> dict[str, Source]:
     for name in NETWORKS:
         named = getattr(run.train, name)
         if named and (name, named) != ("plain", "self"):
-            found[f"train.{name}"] = source(named, base.components)
+            try:
+                found[f"train.{name}"] = source(named, base.components)
+            except ModelError as error:
+                raise ModelError(f"train.{name}: {error}") from error
     for name, components in base.others(run.base).items():
         found[f"base.{name}"] = source(getattr(run.base, name), components)
     for section, names in (("train", FILES), ("base", base.files)):
