@@ -281,7 +281,7 @@ def replace(source, target):
     count += 1
     rename(source, target)
 os.replace = replace
-from unistep.cli import main
+from unistep.command.cli import main
 sys.exit(main(arguments))
 """
 

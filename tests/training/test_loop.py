@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState, PartialState
 from PIL import Image
 from torch import Tensor, nn
 
+from unistep import tensors as tensors_module
 from unistep.data.pairs import Photographs
 from unistep.diffusion.denoiser import Batch, Terms
 from unistep.errors import ConfigError, DataError, TrainingError, UnistepError
@@ -252,8 +253,9 @@ import os, signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from unistep import atomic, progress
-from unistep.train import main
+from unistep import atomic
+from unistep.training import progress
+from unistep.training.loop import main
 replace, seen = os.replace, []
 def killing(source, target):
     if Path(target).name == "state.safetensors":
@@ -280,7 +282,7 @@ def test_a_kill_leaves_no_half_file(unbroken, data, tmp_path):
 
 
 def test_a_full_disk_keeps_the_last_checkpoint(unbroken, data, tmp_path, monkeypatch):
-    out, save = tmp_path / "run", module.checkpoint.save
+    out, save = tmp_path / "run", tensors_module.save
 
     def full(tensors, metadata):
         header = json.loads(metadata["unistep"])
@@ -289,7 +291,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(unbroken, data, tmp_path, monkeyp
         return save(tensors, metadata=metadata)
 
     with monkeypatch.context() as patch, pytest.raises(TrainingError, match=r"No space left.*make room"):
-        patch.setattr(module.checkpoint, "save", full)
+        patch.setattr(tensors_module, "save", full)
         main("compact-teacher", data, out, TINY, report=quiet)
     assert read_header(out / STATE)["step"] == 2
     fit(run(), data, out, quiet)

@@ -7,6 +7,7 @@ import pytest
 import tinies
 import torch
 
+from unistep.bases import face
 from unistep.bases.sd3.network import SD3Config
 from unistep.bases.sd21.network import SD21Config
 from unistep.counting.meter import Meter, OnGPU
@@ -19,7 +20,7 @@ from unistep.training import plan as planmemory
 from unistep.training import smoke
 from unistep.training.batches import make_batches
 from unistep.training.distributed import start
-from unistep.training.opening import build, open_run
+from unistep.training.opening import build, find, open_run
 from unistep.training.plan import GB, META, Need, Plan, Row, Step, plan, static
 from unistep.training.players import players
 from unistep.training.steps import Steps
@@ -29,6 +30,14 @@ pytest.importorskip("peft")
 
 SMALL = {"rank": 4, "rank_encoder": 4, "rank_score": 4}
 NAMES = ("tsdsr-sd3", "compact-tadsr", "compact-dfosd")
+
+
+def step_of(run, dtype):
+    return Step(run, planmemory.here(run), dtype)
+
+
+def shapes_of(run):
+    return face(run.base).shapes(run.base, planmemory.here(run))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +59,7 @@ def small(tmp_path_factory):
 @pytest.fixture(scope="module")
 def step(small):
     """Of TSD-SR on SD3, in bf16."""
-    return Step(small("tsdsr-sd3")[0], torch.bfloat16)
+    return step_of(small("tsdsr-sd3")[0], torch.bfloat16)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +102,7 @@ def test_what_is_held_is_what_a_run_holds(small, monkeypatch, tmp_path, name):
     steps(0, [next(batches) for _ in range(steps.forwards)])
     for player in table.values():  # a gradient that no loss reached would be missing
         assert all(p.grad is not None for p in player.params.values())
-    predicted = sum(row.total for row in Step(run, None).rows)
+    predicted = sum(row.total for row in step_of(run, None).rows)
     assert predicted == counted(base, method, table)
 
 
@@ -121,7 +130,7 @@ def test_what_waits_for_the_backward_pass_is_what_autograd_keeps(small, monkeypa
     run, data = small(name)
     base, method, batches = opened(run, data)
     batch = next(batches)
-    needs = {need.phase: need for need in Step(run, None).walk(len(batch.x_hq)).needs}
+    needs = {need.phase: need for need in step_of(run, None).walk(len(batch.x_hq)).needs}
     kept = Kept(*(m for o in (base, method) for m in vars(o).values() if isinstance(m, torch.nn.Module)))
     alive = []  # so that no storage takes another's place
 
@@ -147,7 +156,7 @@ def test_the_peak_is_that_of_a_real_run(small, monkeypatch, tmp_path, name):
     run, data = small(name)
     _, method, batches = opened(run, data)
     batch = next(batches)
-    predicted = Step(run, None).walk(len(batch.x_hq)).peak()
+    predicted = step_of(run, None).walk(len(batch.x_hq)).peak()
     meter = Meter()
     for net in (method.student, method.critic):
         for p in net.parameters():
@@ -166,7 +175,7 @@ def test_the_peak_is_that_of_a_real_run(small, monkeypatch, tmp_path, name):
 
 def test_every_large_recipe_can_be_planned(small):
     for name in ("osediff-sd21", "dfosd-sd21-sdxl", "sinsr-resshift"):
-        one = Step(small(name)[0], torch.bfloat16)
+        one = step_of(small(name)[0], torch.bfloat16)
         assert one.walk(1).peak() > 0 and sum(row.total for row in one.rows) > 0
 
 
@@ -184,7 +193,7 @@ def test_checkpointing_and_precision_save(small, planned):
         need for needs in planned.needs.values() for need in needs if need.phase == "the student's step"
     )
     assert with_.kept < 0.5 * without.kept and with_.each < without.each
-    wide = Step(small("tsdsr-sd3")[0], None)
+    wide = step_of(small("tsdsr-sd3")[0], None)
     full = {need.phase: need for need in wide.walk(1).needs}
     assert 0.5 < without.kept / full["the student's step"].kept < 0.9
     assert sum(row.total for row in wide.rows) == planned.static
@@ -204,13 +213,13 @@ def test_work_is_booked_by_part(step):
 def test_a_plan_without_the_model(monkeypatch, tmp_path):
     """train.init names nothing that is here: the published sizes count."""
     monkeypatch.setenv("UNISTEP_HOME", str(tmp_path))
-    base = planmemory.shapes(Run("x", SD21Config(), train=TrainConfig(init="sd21-base")))
+    base = shapes_of(Run("x", SD21Config(), train=TrainConfig(init="sd21-base")))
     assert {p.device.type for p in base.net.parameters()} == {"meta"}
     assert sum(p.numel() for p in base.net.parameters()) == 865_910_724
-    sd3 = planmemory.shapes(Run("x", SD3Config(dtype="bf16"), train=TrainConfig(init="sd3-medium")))
+    sd3 = shapes_of(Run("x", SD3Config(dtype="bf16"), train=TrainConfig(init="sd3-medium")))
     assert sum(p.numel() for p in sd3.net.parameters()) == 2_028_328_000
     tiny_one = tinies.write("sd21", tmp_path / "tiny")
-    named = planmemory.shapes(Run("x", SD21Config(), train=TrainConfig(init=str(tiny_one))))
+    named = shapes_of(Run("x", SD21Config(), train=TrainConfig(init=str(tiny_one))))
     assert named.net.config.block_out_channels == [16, 32, 32, 32]
 
 
@@ -239,12 +248,12 @@ def test_the_table_says_what_is_counted(planned):
 
 def test_too_large_a_run_is_stopped_before_it_starts(step, monkeypatch):
     monkeypatch.setattr(planmemory, "Step", lambda run, dtype: step)
-    assert planmemory.check(step.run, torch.device("cpu")) == ""
+    assert planmemory.check(step.run, find(step.run), torch.device("cpu")) == ""
     monkeypatch.setattr(planmemory, "free_memory", lambda device: int(0.1 * GB))
-    warned = planmemory.check(step.run, torch.device("cpu"))
+    warned = planmemory.check(step.run, find(step.run), torch.device("cpu"))
     assert "expected 0." in warned and "found 0.1" in warned and "train.micro" in warned
     with pytest.raises(TrainingError, match=r"GB of free memory on cuda.*base\.checkpointing=true"):
-        planmemory.check(step.run, torch.device("cuda"))
+        planmemory.check(step.run, find(step.run), torch.device("cuda"))
 
 
 def test_the_command_prints_it(capsys):

@@ -8,7 +8,9 @@ import os
 import pytest
 import torch
 
-from unistep.bases import tiny
+from unistep.bases.resshift import sizes as resshift
+from unistep.bases.sd3 import sizes as sd3
+from unistep.bases.sd21 import sizes as sd21
 from unistep.diffusion.process import Process
 from unistep.errors import ConfigError, TrainingError
 from unistep.losses.terms import push
@@ -94,7 +96,8 @@ def test_bands():
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if not name.startswith("compact")])
 def test_the_miniature_keeps_what_the_recipe_says(monkeypatch, tmp_path, name):
-    monkeypatch.setattr(tiny, "write", lambda kind, folder: folder)
+    for sizes in (resshift, sd3, sd21):
+        monkeypatch.setattr(sizes, "write", lambda folder, variant="": folder)
     whole = recipe(name)
     small, data = smoke.miniature(whole, tmp_path)
     assert small.method == whole.method and small.data.degradations == whole.data.degradations
