@@ -247,7 +247,7 @@ def test_the_table_says_what_is_counted(planned):
 
 
 def test_too_large_a_run_is_stopped_before_it_starts(step, monkeypatch):
-    monkeypatch.setattr(planmemory, "Step", lambda run, dtype: step)
+    monkeypatch.setattr(planmemory, "Step", lambda run, init, dtype: step)
     assert planmemory.check(step.run, find(step.run), torch.device("cpu")) == ""
     monkeypatch.setattr(planmemory, "free_memory", lambda device: int(0.1 * GB))
     warned = planmemory.check(step.run, find(step.run), torch.device("cpu"))

@@ -98,8 +98,8 @@ def base_of(path: Path, header: Mapping[str, Any]) -> Face:
     base = BASES.get(found) if isinstance(found, str) else None
     if base is None:
         raise ModelError(
-            f"{path}: expected the header of a student, found a damaged one, or one of the base {found}, which "
-            f"is none of {', '.join(BASES)}"
+            f"{path}: expected the header of a student, found a damaged one, or one of the base {found}, "
+            f"which is none of {', '.join(BASES)}"
         )
     if student is None and not base.whole:
         raise ModelError(
