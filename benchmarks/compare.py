@@ -5,78 +5,39 @@
         --niqe niqe_pris_params.npz --lpips squeezenet1_1.safetensors lpips_v0.1_squeeze_heads.safetensors \
         --peer realesr-general-x4v3=realesr_general_x4v3.safetensors
 
-Each row of `runs.py` is trained on one thread for a budget of CPU seconds, then measured as in quality.py on
-the photographs that training kept out. Stop it at will: the same command goes on, and finished runs are not
-run again. OUT gets a folder per run, table.md, table.csv and figure.png. Exits with 1 if a row failed.
+Each row of `unistep.evaluation.rows` is trained on one thread for a budget of CPU seconds, then measured as
+in quality.py on the photographs that training kept out. Stop it at will: the same command goes on, and
+finished runs are not run again. OUT gets a folder per run, table.md, table.csv and figure.png. Exits with 1
+if a row failed.
 """
 
 import argparse
 import hashlib
-import math
-import statistics
 import sys
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from figure import bundled, figure
-from quality import (
-    Method,
-    Sample,
-    alone,
-    bicubic,
-    degraded,
-    heading,
-    held_out,
-    mean,
-    measure,
-    named,
-    pairs,
-    peer,
-    scores,
-    shown,
-    student,
-    write_csv,
-)
-from runs import ABLATIONS, ROWS, Job, plan, read_json, train_all, write_json
+from common import PRESETS, options, parser
+from peers import peer
+from PIL import Image
 
 from unistep.errors import UnistepError
-from unistep.evaluation.metrics import METRICS, Score
+from unistep.evaluation import pictures
+from unistep.evaluation.comparison import Entry, Results, flat, report
+from unistep.evaluation.equaltime import Job, plan, read_json, train_all, write_json
+from unistep.evaluation.metrics import Score
+from unistep.evaluation.pictures import Sample, bicubic, student
+from unistep.evaluation.rows import ABLATIONS, ROWS
+from unistep.evaluation.tables import write_csv
 from unistep.models.checkpoint import read_header, resolve
 
 SLOT = "one-step slot"
 ABLATION_SETS = ("light", "pairs")
 """What the many rows of the ablations are measured on."""
-COSTS = {"steps": "steps", "cpu_seconds": "CPU s", "peak_mib": "peak MiB"}
-Results = dict[str, list[dict[str, float]]]
-"""Set -> the measures of each of its images."""
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Something to measure. Entries of the same group and row are one line of the table."""
-
-    group: str
-    row: str
-    run: str
-    file: Path | None
-    open: Callable[[], Method]
-    header: dict[str, Any] = field(default_factory=dict)
-    cost: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Line:
-    """A line of a table: `values` are means over the images, one of each run."""
-
-    row: str
-    images: int
-    values: dict[str, list[float]]
-    marks: str = ""
-    unranked: frozenset[str] = frozenset()
+CROP = 160
+"""Side of a crop of the figure, in pixels."""
 
 
 def entries(args: argparse.Namespace, jobs: list[Job]) -> list[Entry]:
@@ -129,8 +90,9 @@ def evaluated(
             for name, samples in sets.items():
                 if entry.group == "ablations" and name not in ABLATION_SETS:
                     continue
-                outputs = ((method(s.lq).clamp(0, 1) * 255).round() / 255 for s in samples)
-                results[name] = [measure(measures, x, s.hr) for x, s in zip(outputs, samples, strict=True)]
+                results[name] = [
+                    pictures.measure(measures, pictures.rounded(method, s.lq), s.hr) for s in samples
+                ]
         kept = {"key": key, "results": results}
         write_json(file, kept)
         print(f"{entry.run}: measured", file=sys.stderr, flush=True)
@@ -138,132 +100,8 @@ def evaluated(
     return found
 
 
-def on_squeezenet(header: dict[str, Any]) -> bool:
-    """Whether one of the runs that made these weights had a loss on the features of SqueezeNet."""
-    runs = [part["run"] for part in header.get("history", [])]
-    return any(
-        run["train"].get("features") == "squeezenet"
-        and (run["method"].get("weight_lpips") or run["method"].get("spatial", "mse") != "mse")
-        for run in runs
-    )
-
-
-def weak(header: dict[str, Any]) -> bool:
-    return not header.get("teacher", {"passes": True})["passes"]
-
-
-def lines(
-    group: list[Entry], results: dict[str, Results], set_name: str, measures: dict[str, Score]
-) -> list[Line]:
-    """The lines of one set, a row's runs gathered."""
-    out = []
-    for row in dict.fromkeys(entry.row for entry in group):
-        runs = [entry for entry in group if entry.row == row]
-        images = [results[entry.run][set_name] for entry in runs]
-        values = {name: [mean([x[name] for x in one]) for one in images] for name in measures}
-        marks = "†" if any(weak(entry.header) for entry in runs) else ""
-        trained_on = any(on_squeezenet(entry.header) for entry in runs)
-        unranked = frozenset({"lpips_squeeze"} if trained_on else ())
-        out.append(Line(row, len(images[0]), values, marks, unranked))
-    return out
-
-
-def spread(values: list[float]) -> float:
-    """Sample standard deviation; nan for fewer than two."""
-    return statistics.stdev(values) if len(values) > 1 else math.nan
-
-
-def best(table: list[Line], name: str) -> float:
-    """The best mean of the ranked lines; nan for a measure without a direction."""
-    means = [mean(line.values[name]) for line in table if name not in line.unranked]
-    means = [value for value in means if not math.isnan(value)]
-    higher = METRICS[name].higher_is_better
-    return math.nan if higher is None or not means else (max if higher else min)(means)
-
-
-def cell(line: Line, name: str, top: float) -> str:
-    """Mean ± spread; bold if it is the best, in brackets if it is not ranked."""
-    value, sd = mean(line.values[name]), spread(line.values[name])
-    text = shown(name, value) + ("" if math.isnan(sd) else f" ± {shown(name, sd)}")
-    if name in line.unranked and not math.isnan(value):
-        return f"({text})"
-    return f"**{text}**" if value == top else text
-
-
-def rows_of(heads: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(row) + " |" for row in [heads, ["---"] * len(heads), *rows]) + "\n"
-
-
-def markdown(table: list[Line], measures: dict[str, Score]) -> str:
-    names = [name for name in measures if any(not math.isnan(mean(line.values[name])) for line in table)]
-    tops = {name: best(table, name) for name in names}
-    body = [[line.row + line.marks, *(cell(line, name, tops[name]) for name in names)] for line in table]
-    return rows_of(["row", *map(heading, names)], body)
-
-
-def costs(group: list[Entry]) -> str:
-    """What the training of each row cost: the mean of its runs."""
-    body = []
-    for row in dict.fromkeys(entry.row for entry in group if entry.cost):
-        runs = [entry.cost for entry in group if entry.row == row]
-        values = {name: mean([float(run[name]) for run in runs]) for name in COSTS}
-        per_step = values["cpu_seconds"] / values["steps"]
-        body.append([row, str(len(runs)), *(f"{value:.0f}" for value in values.values()), f"{per_step:.2f}"])
-    return rows_of(["row", "runs", *COSTS.values(), "CPU s a step"], body) if body else ""
-
-
-def footnotes(found: list[Entry]) -> str:
-    notes = ["± is the standard deviation over seeds. Bold: the best mean of a column that has a direction."]
-    for group in dict.fromkeys(e.group for e in found if weak(e.header)):
-        gates = [e.header["teacher"] for e in found if e.group == group and weak(e.header)]
-        energy, swd, slot = (mean([g[key] for g in gates]) for key in ("gradient_energy", "swd", "swd_slot"))
-        notes.append(
-            f"† {group}: the teacher is below its gate. The {gates[0]['steps']}-step samples that each run "
-            f"measured have a mean gradient energy of {energy:.2f} and an SWD of {swd:.2f}, in one step "
-            f"{slot:.2f}, as ratios to bicubic's."
-        )
-    if any(on_squeezenet(entry.header) for entry in found):
-        notes.append(
-            "(…) A loss on SqueezeNet's features trained this row, so that LPIPS-squeeze* does not rank it."
-        )
-    return "\n\n".join(notes) + "\n"
-
-
-def report(
-    found: list[Entry], results: dict[str, Results], sets: list[str], measures: dict[str, Score]
-) -> str:
-    """table.md."""
-    parts = []
-    for title in dict.fromkeys(entry.group for entry in found):
-        group = [entry for entry in found if entry.group == title]
-        cost = costs(group)
-        parts += [f"## {title}: cost of training\n", cost] if cost else []
-        for name in (name for name in sets if name in results[group[0].run]):
-            table = lines(group, results, name, measures)
-            parts += [f"## {title}: {name} ({table[0].images} images)\n", markdown(table, measures)]
-    return "\n".join([*parts, footnotes(found)])
-
-
-def flat(
-    found: list[Entry], results: dict[str, Results], measures: dict[str, Score]
-) -> list[dict[str, object]]:
-    """table.csv: a line per run and set."""
-    return [
-        {
-            "group": entry.group, "row": entry.row, "run": entry.run, "set": name, "images": len(images),
-            **{measure: mean([x[measure] for x in images]) for measure in measures},
-            **{cost: entry.cost.get(cost, "") for cost in COSTS},
-        }
-        for entry in found
-        for name, images in results[entry.run].items()
-    ]  # fmt: skip
-
-
 def arguments() -> argparse.Namespace:
-    p = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    p = parser(__doc__)
     p.add_argument("--data", type=Path, required=True, help="folder of training photographs")
     p.add_argument("--teacher", type=resolve, required=True, help="a model's name or a Unistep file")
     p.add_argument("--out", type=Path, required=True, help="folder for the runs, the tables and the figure")
@@ -276,14 +114,7 @@ def arguments() -> argparse.Namespace:
     p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of every run")
     p.add_argument("--jobs", type=int, default=2, help="trainings at a time, one thread each")
     p.add_argument("--report", action="store_true", help="train nothing; measure what is there")
-    p.add_argument("--pairs", type=Path, help="folder with lr/ and hr/")
-    p.add_argument("--lq", type=Path, help="folder of low-quality photographs without a reference")
-    p.add_argument("--niqe", type=Path, metavar="NPZ", help="NIQE's pristine model")
-    p.add_argument("--lpips", type=Path, nargs=2, metavar=("SQUEEZENET", "HEADS"), help="for LPIPS-squeeze*")
-    p.add_argument(
-        "--peer", type=named, action="append", default=[], metavar="[NAME=]FILE", help="SRVGGNetCompact x4"
-    )
-    p.add_argument("--limit", type=int, help="images per set")
+    options(p, "--pairs", "--lq", "--niqe", "--lpips", "--peer", "--limit")
     p.add_argument("--figure-from", choices=("held-out", "skimage"), default="held-out")
     args = p.parse_args()
     if args.budget is None and not args.report:
@@ -294,13 +125,26 @@ def arguments() -> argparse.Namespace:
 
 
 def measured_on(args: argparse.Namespace) -> dict[str, list[Sample]]:
-    photographs = held_out(args.data)[: args.limit]
-    sets = {preset: list(degraded(photographs, preset, 0)) for preset in ("light", "realesrgan")}
+    photographs = pictures.held_out(args.data, args.limit)
+    sets = {preset: list(pictures.degraded(photographs, preset, 0)) for preset in PRESETS}
     if args.pairs:
-        sets["pairs"] = list(pairs(args.pairs, args.limit))
+        sets["pairs"] = list(pictures.pairs(args.pairs, args.limit))
     if args.lq:
-        sets["lq"] = list(alone(args.lq, args.limit))
+        sets["lq"] = list(pictures.alone(args.lq, args.limit))
     return sets
+
+
+def bundled() -> tuple[list[Sample], dict[str, pictures.Centre]]:
+    """scikit-image's own photographs (CC0 or public domain), degraded as `make demo` does; where to look."""
+    sys.path.append(str(Path(__file__).parent.parent / "examples"))
+    from demo import CENTRES, PHOTOGRAPHS, degraded
+    from skimage import data
+
+    samples = []
+    for index, name in enumerate(PHOTOGRAPHS):
+        pair = (Image.fromarray(x) for x in degraded(getattr(data, name)(), index))
+        samples.append(Sample(name, *map(pictures.to_tensor, pair)))
+    return samples, CENTRES
 
 
 def run(args: argparse.Namespace) -> list[str]:
@@ -314,7 +158,7 @@ def run(args: argparse.Namespace) -> list[str]:
     if not args.report:
         failures = train_all(jobs, args.jobs, lambda text: print(text, file=sys.stderr, flush=True))
 
-    sets, measures = measured_on(args), scores(args)
+    sets, measures = measured_on(args), pictures.scores(args.niqe, args.lpips)
     inputs, found = fingerprint(sets), entries(args, jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         cache = args.out / "evaluation"
@@ -330,7 +174,7 @@ def run(args: argparse.Namespace) -> list[str]:
             columns.setdefault(entry.row, entry)  # of several seeds the first
     light = sets["light"]
     chosen = bundled() if args.figure_from == "skimage" else (light[:: max(1, len(light) // 4)][:4], {})
-    figure(*chosen, {row: e.open() for row, e in columns.items()}).save(args.out / "figure.png")
+    pictures.page(*chosen, {row: e.open() for row, e in columns.items()}, CROP).save(args.out / "figure.png")
     return failures
 
 

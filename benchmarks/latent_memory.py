@@ -9,22 +9,20 @@ blocks and the activations on the host share one memory, so both are added. Need
 `sd`, and Linux with glibc. Exits with 1 unless every prediction is 0.8 to 1.6 times the measured peak.
 """
 
-import argparse
 import ctypes
 import os
 import resource
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from smallmemory import filled
+from common import filled, leave, parser, passed
 from torch import nn
-from vae import SD
 
 from unistep.autoencoder.codecs import KLCodec
+from unistep.bases.published import SD3_VAE, SD21_VAE
 from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
 from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
 from unistep.students import planning
@@ -44,9 +42,9 @@ SMALL = 64
 def student(name: str, width: int) -> LatentStudent:
     """Its autoencoder has 1 / width of the real channels."""
     denoiser = filled(DENOISERS[name]())
-    channels = 16 if "SD3" in name else 4
-    widths = [channel // width for channel in SD["block_out_channels"]]
-    empty = KLCodec.from_config(SD | {"block_out_channels": widths, "latent_channels": channels})
+    config = SD3_VAE if "SD3" in name else SD21_VAE
+    widths = [channel // width for channel in config["block_out_channels"]]
+    empty = KLCodec.from_config(config | {"block_out_channels": widths})
     whole = LatentStudent(denoiser, filled(empty.to_empty(device="cpu")), LatentConfig(shortest=0))
     return whole.place(torch.device("cpu"), torch.float32)
 
@@ -96,7 +94,7 @@ def row(name: str, model: LatentStudent, side: int, mode: str) -> bool:
 
 
 def main() -> bool:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--sides", type=int, nargs="+", default=[256, 512], help="of the result, in pixels")
     p.add_argument("--width", type=int, default=4, help="the autoencoder's channels: the real ones / WIDTH")
     p.add_argument("--block", type=int, default=128, help="of the exact mode, in pixels")
@@ -114,9 +112,8 @@ def main() -> bool:
             for side in args.sides:
                 for mode in ("whole", "exact"):
                     good &= row(name, model, side, mode)
-    print(f"\n{'pass' if good else 'FAIL'}: predicted between {GATES[0]} and {GATES[1]} of measured")
-    return good
+    return passed({f"predicted between {GATES[0]} and {GATES[1]} of measured": good})
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    leave(main())

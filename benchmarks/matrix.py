@@ -3,15 +3,17 @@
     python benchmarks/matrix.py [--write docs/train.md]
 
 A pair is a recipe's, or runs without one, or cannot run, for a reason (`unistep.methods.obstacle`). Nothing
-is run here: tests/test_matrix.py trains the pairs without a recipe, and holds the page to this output.
+is run here: tests/methods/test_matrix.py trains the pairs without a recipe, and holds the page to this output.
 """
 
-import argparse
+import sys
 from pathlib import Path
 
-from backbones import write
+from common import parser
 
+from unistep.atomic import atomic_write
 from unistep.bases import BASES
+from unistep.evaluation import tables
 from unistep.methods import METHODS, obstacle
 from unistep.recipes.config import kind
 from unistep.recipes.recipes import RECIPES
@@ -40,24 +42,31 @@ def table() -> str:
             return f"no ({reasons.index(reason) + 1})"
         return ", ".join(f"`{name}`" for name in recipes.get((method, base), [])) or "runs"
 
-    rows = [
-        f"| `{method}` | " + " | ".join(cell(method, base) for base in BASES) + " |" for method in METHODS
-    ]
-    head = [
-        "| method | " + " | ".join(TITLES[base] for base in BASES) + " |",
-        "|---" * (len(BASES) + 1) + "|",
-    ]
+    rows = [[f"`{method}`", *(cell(method, base) for base in BASES)] for method in METHODS]
     notes = [f"({i}) {reason}.  " for i, reason in enumerate(reasons, 1)]
-    return "\n".join([*head, *rows, "", *notes])
+    return "\n".join([tables.table(["method", *(TITLES[base] for base in BASES)], rows), *notes])
+
+
+def write(page: Path, text: str) -> None:
+    """Between the page's two markers."""
+    begin, end = MARKS
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        sys.exit(
+            f"expected {page} to hold {begin} and {end}, found neither or one: put them where it belongs"
+        )
+    with atomic_write(page) as file:
+        file.write(f"{before}{begin}\n{text}\n{end}{after}".encode())
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--write", type=Path, metavar="PAGE", help="a page with the two markers")
     args = p.parse_args()
     print(table())
     if args.write:
-        write(args.write, table(), MARKS)
+        write(args.write, table())
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Both map sRGB [B,3,h,w] to [B,3,4h,4w] in [0,1]. Only the tensor names of the fi
 that published weights load; nothing here is imported by the package.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -105,3 +106,9 @@ def load_srvgg(path: str | Path) -> nn.Module:
     net = SRVGGNetCompact(features=state["body.0.weight"].shape[0], convs=(max(layers) - 2) // 2)
     net.load_state_dict(state)
     return ready(net)
+
+
+def peer(path: Path) -> Callable[[Tensor], Tensor]:
+    """Its whole picture at once, [1,3,h,w] -> [1,3,4h,4w], both in [0,1]."""
+    net = load_srvgg(path)
+    return lambda x: net(x.contiguous(memory_format=torch.channels_last))

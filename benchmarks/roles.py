@@ -10,14 +10,13 @@ in bfloat16; on a CPU the transformer has two narrow layers. `static` is counted
 trained, its gradients and both of Adam's moments. `peak` is measured on a GPU alone. Needs the extra `train`.
 """
 
-import argparse
 import copy
-import statistics
-import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from common import parser
 from torch import Tensor, nn
 
 from unistep.autoencoder.codecs import KLCodec
@@ -28,9 +27,11 @@ from unistep.bases.sd3.base import SD3Base
 from unistep.bases.settings import SD3Config
 from unistep.diffusion.denoiser import Batch
 from unistep.diffusion.process import flow
+from unistep.evaluation.bench import timed
 from unistep.methods import TSDSR, TSDSRConfig
 
 NARROW = {"num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 6, "caption_projection_dim": 192}
+WARM_UP = 2
 LAYOUTS = ("shared", "two copies", "three copies")
 
 
@@ -85,12 +86,13 @@ def static_bytes(method: TSDSR, base: SD3Base) -> int:
 
 def step(method: TSDSR, optimisers: list[torch.optim.Optimizer], batch: Batch, dtype: torch.dtype) -> None:
     student, score = players(method)
-    with torch.autocast(batch.x_lq.device.type, dtype, enabled=dtype != torch.float32):
+    precision = partial(torch.autocast, batch.x_lq.device.type, dtype, enabled=dtype != torch.float32)
+    with precision():
         z_hat = method.generate(batch)
         loss = sum(method.generator_loss(batch, z_hat).values())
     loss.backward(inputs=student)
     optimisers[0].step()
-    with torch.autocast(batch.x_lq.device.type, dtype, enabled=dtype != torch.float32):
+    with precision():
         loss = sum(method.critic_loss(batch, z_hat.detach()).values())
     loss.backward(inputs=score)
     optimisers[1].step()
@@ -99,7 +101,7 @@ def step(method: TSDSR, optimisers: list[torch.optim.Optimizer], batch: Batch, d
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--steps", type=int, default=5, help="timed ones, after two that are not")
@@ -120,19 +122,15 @@ def main() -> None:
         x_lq = F.avg_pool2d(x_hq, 4)
         cond = base.cond(x_lq)
         batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, base.null(cond))
-        seconds = []
-        for i in range(args.steps + 2):
-            if real and i == 2:
-                torch.cuda.reset_peak_memory_stats()
-            start = time.perf_counter()
-            step(method, optimisers, batch, dtype)
-            if real:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
+        run = partial(step, method, optimisers, batch, dtype)
+        timed(run, WARM_UP, args.device)
+        if real:
+            torch.cuda.reset_peak_memory_stats()
+        seconds, _ = timed(run, args.steps, args.device)
         peak = f"{torch.cuda.max_memory_allocated() / 1e9:.2f}" if real else "not measured"
         static = static_bytes(method, base) / 1e9
-        print(f"| {layout} | {static:.3f} | {statistics.median(seconds[2:]):.3f} | {peak} |", flush=True)
-        del method, base, optimisers, batch, cond
+        print(f"| {layout} | {static:.3f} | {seconds:.3f} | {peak} |", flush=True)
+        del run, method, base, optimisers, batch, cond  # the next layout needs the memory
         if real:
             torch.cuda.empty_cache()
 
