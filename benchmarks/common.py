@@ -1,9 +1,8 @@
-"""What several benchmarks share: command lines, gates, timing in turns, random weights."""
+"""What several benchmarks share: command lines, sets of photographs, gates, random weights."""
 
 import argparse
-import statistics
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,8 @@ import torch
 from torch import nn
 
 from unistep.data.degrade import DEGRADATIONS
-from unistep.evaluation.bench import timed
-
-CPU = torch.device("cpu")
+from unistep.evaluation import pictures
+from unistep.evaluation.pictures import Sample
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:
@@ -26,6 +24,7 @@ def named(text: str) -> tuple[str, Path]:
     return (name, Path(path)) if sign else (Path(text).stem, Path(text))
 
 
+FILES: dict[str, Any] = {"type": named, "action": "append", "default": [], "metavar": "[NAME=]FILE"}
 OPTIONS: dict[str, dict[str, Any]] = {
     "--hr": {"type": Path, "help": "clean photographs, to degrade: a folder, or a list in a file"},
     "--held-out": {"action": "store_true", "help": "--hr is a training folder: only what training kept out"},
@@ -33,8 +32,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--seed": {"type": int, "default": 0, "help": "of the degradation"},
     "--pairs": {"type": Path, "help": "folder with lr/ and hr/"},
     "--lq": {"type": Path, "help": "folder of low-quality photographs without a reference"},
-    "--peer": {"type": named, "action": "append", "default": [], "metavar": "[NAME=]FILE",
-               "help": "SRVGGNetCompact x4"},
+    "--peer": {**FILES, "help": "SRVGGNetCompact x4"},
+    "--model": {**FILES, "help": "Unistep weights"},
     "--niqe": {"type": Path, "metavar": "NPZ", "help": "NIQE's pristine model"},
     "--lpips": {"type": Path, "nargs": 2, "metavar": ("SQUEEZENET", "HEADS"), "help": "for LPIPS-squeeze*"},
     "--limit": {"type": int, "help": "images per set"},
@@ -47,6 +46,18 @@ def options(p: argparse.ArgumentParser, *names: str) -> None:
         p.add_argument(name, **OPTIONS[name])
 
 
+def degraded(args: argparse.Namespace) -> dict[str, Iterator[Sample]]:
+    """The photographs of --hr in each preset."""
+    clean = (pictures.held_out if args.held_out else pictures.files)(args.hr, args.limit)
+    return {preset: pictures.degraded(clean, preset, args.seed) for preset in args.preset or PRESETS}
+
+
+def given(args: argparse.Namespace) -> dict[str, Iterator[Sample]]:
+    """What was low in quality before: --pairs and --lq."""
+    sets = {"pairs": pictures.pairs(args.pairs, args.limit)} if args.pairs else {}
+    return sets | ({"lq": pictures.alone(args.lq, args.limit)} if args.lq else {})
+
+
 def passed(gates: dict[str, bool]) -> bool:
     """Prints each gate; whether all hold."""
     print()
@@ -57,20 +68,6 @@ def passed(gates: dict[str, bool]) -> bool:
 
 def leave(good: bool) -> None:
     sys.exit(0 if good else 1)
-
-
-def in_turns(
-    ways: dict[str, Callable[[], object]], rounds: int, device: torch.device = CPU
-) -> dict[str, tuple[float, float]]:
-    """Medians of (seconds, CPU seconds) of each way, which take turns: load falls on all alike."""
-    spent: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, run in ways.items():
-            spent[way].append(timed(run, 1, device))
-    return {
-        way: (statistics.median(wall for wall, _ in pairs), statistics.median(cpu for _, cpu in pairs))
-        for way, pairs in spent.items()
-    }
 
 
 @torch.no_grad()

@@ -12,30 +12,26 @@ if a row failed.
 """
 
 import argparse
-import hashlib
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import PRESETS, options, parser
+from common import PRESETS, given, options, parser
 from peers import peer
 from PIL import Image
 
 from unistep.errors import UnistepError
 from unistep.evaluation import pictures
-from unistep.evaluation.comparison import Entry, Results, flat, report
-from unistep.evaluation.equaltime import Job, plan, read_json, train_all, write_json
-from unistep.evaluation.metrics import Score
+from unistep.evaluation.comparison import Entry, evaluated, fingerprint, write_report
+from unistep.evaluation.equaltime import Job, plan, read_json, train_all
 from unistep.evaluation.pictures import Sample, bicubic, student
 from unistep.evaluation.rows import ABLATIONS, ROWS
-from unistep.evaluation.tables import write_csv
 from unistep.models.checkpoint import read_header, resolve
 
 SLOT = "one-step slot"
-ABLATION_SETS = ("light", "pairs")
-"""What the many rows of the ablations are measured on."""
 CROP = 160
 """Side of a crop of the figure, in pixels."""
 
@@ -58,45 +54,6 @@ def entries(args: argparse.Namespace, jobs: list[Job]) -> list[Entry]:
             group = "ablations" if job.ablation else "methods"
             cost = read_json(job.folder / "cost.json")
             found.append(weights(group, job.row, job.folder.name, job.weights, cost))
-    return found
-
-
-def sha256(*parts: bytes) -> str:
-    total = hashlib.sha256()
-    for part in parts:
-        total.update(hashlib.sha256(part).digest())
-    return total.hexdigest()
-
-
-def fingerprint(sets: dict[str, list[Sample]]) -> str:
-    """Of all that is measured on."""
-    parts = [name.encode() for name in sets]
-    for samples in sets.values():
-        for sample in samples:
-            parts += [x.numpy().tobytes() for x in (sample.lq, sample.hr) if x is not None]
-    return sha256(*parts)
-
-
-def evaluated(
-    entry: Entry, sets: dict[str, list[Sample]], inputs: str, measures: dict[str, Score], cache: Path
-) -> Results:
-    """The measures of one entry's results, rounded to 8 bits; kept in `cache` as long as nothing changed."""
-    key = sha256(entry.file.read_bytes() if entry.file else b"", inputs.encode(), repr([*measures]).encode())
-    file = cache / entry.group / f"{entry.run}.json"
-    kept = read_json(file)
-    if kept.get("key") != key:
-        method, results = entry.open(), {}
-        with torch.inference_mode():  # of this thread
-            for name, samples in sets.items():
-                if entry.group == "ablations" and name not in ABLATION_SETS:
-                    continue
-                results[name] = [
-                    pictures.measure(measures, pictures.rounded(method, s.lq), s.hr) for s in samples
-                ]
-        kept = {"key": key, "results": results}
-        write_json(file, kept)
-        print(f"{entry.run}: measured", file=sys.stderr, flush=True)
-    found: Results = kept["results"]
     return found
 
 
@@ -127,11 +84,7 @@ def arguments() -> argparse.Namespace:
 def measured_on(args: argparse.Namespace) -> dict[str, list[Sample]]:
     photographs = pictures.held_out(args.data, args.limit)
     sets = {preset: list(pictures.degraded(photographs, preset, 0)) for preset in PRESETS}
-    if args.pairs:
-        sets["pairs"] = list(pictures.pairs(args.pairs, args.limit))
-    if args.lq:
-        sets["lq"] = list(pictures.alone(args.lq, args.limit))
-    return sets
+    return sets | {name: list(samples) for name, samples in given(args).items()}
 
 
 def bundled() -> tuple[list[Sample], dict[str, pictures.Centre]]:
@@ -154,20 +107,16 @@ def run(args: argparse.Namespace) -> list[str]:
     if args.ablations:
         jobs += plan(ABLATIONS, True, args.seeds[:1], args.small_teacher, *more, args.ablation_budget,
                      args.set, args.only, args.teacher)  # fmt: skip
-    failures: list[str] = []
-    if not args.report:
-        failures = train_all(jobs, args.jobs, lambda text: print(text, file=sys.stderr, flush=True))
+    say = partial(print, file=sys.stderr, flush=True)
+    failures = [] if args.report else train_all(jobs, args.jobs, say)
 
     sets, measures = measured_on(args), pictures.scores(args.niqe, args.lpips)
     inputs, found = fingerprint(sets), entries(args, jobs)
     with ThreadPoolExecutor(args.jobs) as pool:
         cache = args.out / "evaluation"
-        everything = pool.map(lambda e: evaluated(e, sets, inputs, measures, cache), found)
+        everything = pool.map(lambda e: evaluated(e, sets, inputs, measures, cache, say), found)
         results = {e.run: result for e, result in zip(found, everything, strict=True)}
-    write_csv(args.out / "table.csv", flat(found, results, measures))
-    text = report(found, results, list(sets), measures)
-    (args.out / "table.md").write_text(text, encoding="utf-8")
-    print(text)
+    print(write_report(args.out, found, results, list(sets), measures))
     columns: dict[str, Entry] = {}
     for entry in found:
         if entry.group == "methods":

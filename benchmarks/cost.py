@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import in_turns, leave, parser, passed
+from common import leave, parser, passed
 from peers import RRDBNet, SRVGGNetCompact, ready
 from torch import nn
 
 from unistep.bases.compact.base import CompactConfig, CompactDenoiser, fold_slot
+from unistep.evaluation.bench import in_turns
 from unistep.evaluation.counting import count, parameters
 from unistep.evaluation.tables import table
 from unistep.models.checkpoint import load_student
@@ -47,7 +48,7 @@ def main() -> bool:
     with torch.inference_mode():
         gmacs = {name: count(net, x).macs() / 1e9 for name, net in nets.items()}  # a warm-up as well
         ways = {name: partial(net, x) for name, net in nets.items()}
-        seconds = {name: cpu for name, (_, cpu) in in_turns(ways, args.rounds).items()}
+        seconds = {name: cpu for name, (_, cpu) in in_turns(ways, args.rounds, x.device).items()}
 
     print(f"torch {torch.__version__}, one thread, {args.rounds} rounds, 128x128 -> 512x512\n")
     rows = [

@@ -12,8 +12,7 @@ import sys
 from itertools import pairwise
 
 import torch
-from common import PRESETS, leave, options, parser, passed
-from quality import clean
+from common import degraded, leave, options, parser, passed
 
 from unistep import Upscaler
 from unistep.errors import UnistepError
@@ -30,8 +29,8 @@ def run(args: argparse.Namespace) -> bool:
     values = sorted(set(args.values))
     upscalers = {f"fidelity {v:g}": Upscaler.from_pretrained(args.model, fidelity=v) for v in values}
     rows: Rows = []
-    for preset in args.preset or PRESETS:
-        for sample in pictures.degraded(clean(args), preset, args.seed):
+    for preset, samples in degraded(args).items():
+        for sample in samples:
             for name, upscaler in upscalers.items():
                 result = pictures.to_tensor(upscaler(pictures.to_image(sample.lq)))
                 rows.append({"set": preset, "method": name, **pictures.measure(measures, result, sample.hr)})

@@ -9,11 +9,8 @@ blocks and the activations on the host share one memory, so both are added. Need
 `sd`, and Linux with glibc. Exits with 1 unless every prediction is 0.8 to 1.6 times the measured peak.
 """
 
-import ctypes
-import os
-import resource
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -25,6 +22,7 @@ from unistep.autoencoder.codecs import KLCodec
 from unistep.bases.published import SD3_VAE, SD21_VAE
 from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
 from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
+from unistep.evaluation.bench import resident_peak
 from unistep.students import planning
 from unistep.students.latent import LatentConfig, LatentStudent
 
@@ -49,30 +47,6 @@ def student(name: str, width: int) -> LatentStudent:
     return whole.place(torch.device("cpu"), torch.float32)
 
 
-def measured(model: LatentStudent, side: int, mode: str) -> int:
-    """Bytes that a picture of side x side pixels takes at most, in a fork."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        enlarge(model, SMALL, mode)  # libraries are read into memory at their first use
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed would hide a part of the peak
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = resident()
-        enlarge(model, side, mode)
-        os.write(writing, str(resident() - before).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        found = pipe.read()
-    os.waitpid(child, 0)
-    return int(found)
-
-
-def resident() -> int:
-    """Bytes that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def enlarge(model: LatentStudent, side: int, mode: str) -> None:
     rgb = np.random.default_rng(0).random((side // 4, side // 4, 3), np.float32)
     model.enlarge(rgb, (side, side), vae_tiles=mode)
@@ -84,7 +58,7 @@ def row(name: str, model: LatentStudent, side: int, mode: str) -> bool:
     plan = planner(side, side, model.config.tile, vae_tiles=mode)
     predicted = plan.device_bytes + plan.host_bytes
     counted = plan.device_bytes / planning.SLACK + plan.host_bytes
-    taken = measured(model, side, mode)
+    taken = resident_peak(partial(enlarge, model, side, mode), partial(enlarge, model, SMALL, mode))
     print(
         f"| {name} | {side} | {mode} | {counted / 1e6:.0f} | {predicted / 1e6:.0f} | {taken / 1e6:.0f} "
         f"| {taken / counted:.2f} | {predicted / taken:.2f} |",

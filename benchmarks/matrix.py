@@ -3,7 +3,7 @@
     python benchmarks/matrix.py [--write docs/train.md]
 
 A pair is a recipe's, or runs without one, or cannot run, for a reason (`unistep.methods.obstacle`). Nothing
-is run here: tests/methods/test_matrix.py trains the pairs without a recipe, and holds the page to this output.
+is run here: tests/methods/test_matrix.py trains the pairs without a recipe and holds the page to this output.
 """
 
 import sys
@@ -53,9 +53,7 @@ def write(page: Path, text: str) -> None:
     before, found, rest = page.read_text(encoding="utf-8").partition(begin)
     _, closed, after = rest.partition(end)
     if not (found and closed):
-        sys.exit(
-            f"expected {page} to hold {begin} and {end}, found neither or one: put them where it belongs"
-        )
+        sys.exit(f"expected {page} to hold {begin} and {end}, found neither or one: put both there")
     with atomic_write(page) as file:
         file.write(f"{before}{begin}\n{text}\n{end}{after}".encode())
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import filled, in_turns, leave, parser, passed
+from common import filled, leave, parser, passed
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 
@@ -31,7 +32,7 @@ from unistep.bases.sd3 import base as sd3_base
 from unistep.bases.sd3 import mmdit
 from unistep.bases.sd21 import base as sd21_base
 from unistep.bases.sd21 import sdunet
-from unistep.evaluation.bench import measured_peaks
+from unistep.evaluation.bench import in_turns, measured_peaks
 from unistep.evaluation.counting import Peaks, count
 from unistep.students.latent import LatentConfig, LatentStudent
 from unistep.students.onestep import load_exactly
@@ -55,28 +56,17 @@ class Sizes:
 SIZES = {
     "real": Sizes(),
     "narrow": Sizes(
-        256,
-        4,
-        {
-            "attention_head_dim": 32, "caption_projection_dim": 384, "joint_attention_dim": 1024,
-            "num_attention_heads": 12, "num_layers": 6, "pooled_projection_dim": 512,
-        },
-        {
-            "attention_head_dim": [1, 2, 4, 4], "block_out_channels": [64, 128, 256, 256],
-            "cross_attention_dim": 256,
-        },
-        {"block_out_channels": [32, 64, 128, 128]},
-        {"ch": 32},
+        256, 4,
+        {"attention_head_dim": 32, "caption_projection_dim": 384, "joint_attention_dim": 1024,
+         "num_attention_heads": 12, "num_layers": 6, "pooled_projection_dim": 512},
+        {"attention_head_dim": [1, 2, 4, 4], "block_out_channels": [64, 128, 256, 256],
+         "cross_attention_dim": 256},
+        {"block_out_channels": [32, 64, 128, 128]}, {"ch": 32},
         SwinConfig(model_channels=32, swin_embed_dim=64, heads=4, image_size=32, lq_size=32),
     ),
     "tiny": Sizes(
-        128,
-        16,
-        tiny.SD3,
-        tiny.UNET,
-        {"block_out_channels": [32, 32, 32, 32]},
-        {"ch": 32, "ch_mult": (1, 1, 1), "n_embed": 64},
-        SwinConfig(**tiny.SWIN, lq_size=8),
+        128, 16, tiny.SD3, tiny.UNET, {"block_out_channels": [32, 32, 32, 32]},
+        {"ch": 32, "ch_mult": (1, 1, 1), "n_embed": 64}, SwinConfig(**tiny.SWIN, lq_size=8),
     ),
 }  # fmt: skip
 GATES = {"tsdsr": 2.5, "sd21": 2.0, "tadsr": 3.0}
@@ -127,14 +117,11 @@ def merged(module: nn.Module) -> dict[str, Tensor]:
     return {name.replace(".base_layer", ""): p for name, p in state.items() if ".lora_" not in name}
 
 
-def loaded(net: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+def loaded(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     load_exactly(net, {name: p.float() for name, p in tensors.items()}, "the folded network")
-    return net
 
 
 def tsdsr(place: Place) -> tuple[Run, Codec, LatentStudent, list[Tensor]]:
-    from diffusers import SD3Transformer2DModel
-
     config = published.SD3_TRANSFORMER | place.sizes.sd3
     net = place.adapted(SD3Transformer2DModel.from_config(config), 64, sd3_base.TARGETS)
     codec, plain = place.codec(published.SD3_VAE), place.codec(published.SD3_VAE)
@@ -159,8 +146,6 @@ def tsdsr(place: Place) -> tuple[Run, Codec, LatentStudent, list[Tensor]]:
 
 def sd21(place: Place) -> tuple[Run, Codec, LatentStudent, list[Tensor]]:
     """DFOSD's LoRA: of rank 16, on the UNet alone."""
-    from diffusers import UNet2DConditionModel
-
     config = published.SD21_UNET | place.sizes.sd21
     net = place.adapted(UNet2DConditionModel.from_config(config), 16, sd21_base.TARGETS)
     codec, plain = place.codec(published.SD21_VAE), place.codec(published.SD21_VAE)

@@ -11,32 +11,23 @@ look at them before the numbers). Every result is rounded to 8 bits before it is
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from common import PRESETS, named, options, parser
+from common import degraded, given, options, parser
 from peers import peer
 
 from unistep.errors import UnistepError
 from unistep.evaluation import pictures
-from unistep.evaluation.pictures import Method, Sample
-from unistep.evaluation.tables import Rows, markdown, summary, write_csv
-
-
-def clean(args: argparse.Namespace) -> list[Path]:
-    """The photographs of --hr."""
-    return (pictures.held_out if args.held_out else pictures.files)(args.hr, args.limit)
+from unistep.evaluation.pictures import Method
+from unistep.evaluation.tables import Rows, write_report
 
 
 def arguments() -> argparse.Namespace:
     p = parser(__doc__)
     p.add_argument("--out", type=Path, required=True, help="folder for the tables and sheets")
-    options(p, "--hr", "--held-out", "--preset", "--seed", "--pairs", "--lq", "--peer", "--niqe", "--lpips")
-    options(p, "--limit")
-    p.add_argument(
-        "--model", type=named, action="append", default=[], metavar="[NAME=]FILE", help="Unistep weights"
-    )
+    options(p, "--hr", "--held-out", "--preset", "--seed", "--pairs", "--lq")
+    options(p, "--peer", "--model", "--niqe", "--lpips", "--limit")
     p.add_argument("--crop", type=int, default=512, help="largest panel of a sheet, pixels; 0: whole")
     p.add_argument("--no-sheets", action="store_true")
     args = p.parse_args()
@@ -46,14 +37,7 @@ def arguments() -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    sets: dict[str, Iterator[Sample]] = {}
-    if args.hr:
-        for preset in args.preset or PRESETS:
-            sets[preset] = pictures.degraded(clean(args), preset, args.seed)
-    if args.pairs:
-        sets["pairs"] = pictures.pairs(args.pairs, args.limit)
-    if args.lq:
-        sets["lq"] = pictures.alone(args.lq, args.limit)
+    sets = (degraded(args) if args.hr else {}) | given(args)
     methods: dict[str, Method] = {"bicubic": pictures.bicubic}
     methods |= {name: peer(path) for name, path in args.peer}
     methods |= {name: pictures.student(path) for name, path in args.model}
@@ -73,13 +57,7 @@ def run(args: argparse.Namespace) -> None:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 pictures.sheet(panels, args.crop).save(path)
             print(f"{set_name}/{sample.name}", file=sys.stderr, flush=True)
-    means = summary(rows, measures)
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_csv(args.out / "images.csv", rows)
-    write_csv(args.out / "table.csv", means)
-    text = markdown(means, measures)
-    (args.out / "table.md").write_text(text, encoding="utf-8")
-    print(text)
+    print(write_report(args.out, rows, measures))
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from unistep.evaluation.bench import timed
 from unistep.methods import TSDSR, TSDSRConfig
 
 NARROW = {"num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 6, "caption_projection_dim": 192}
-WARM_UP = 2
-LAYOUTS = ("shared", "two copies", "three copies")
+LAYOUTS = {"shared": (), "two copies": ("score",), "three copies": ("student", "score")}
+"""Of each its roles that have a copy."""
 
 
 def random(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -56,11 +56,10 @@ def laid_out(layout: str, parts: Opened, config: SD3Config, device: torch.device
     words = [torch.randn(1, *shape, device=device) for shape in published.SD3_WORDS]
     base = SD3Base(parts, config, lambda text: (words[0], words[1]), device)
     share, method_config = latentbase.shared, TSDSRConfig(weight_mse=1.0)
-    copied = {"shared": (), "two copies": ("score",), "three copies": ("student", "score")}[layout]
     adapted = base.adapted
 
     def choose(role: str) -> nn.Module:
-        latentbase.shared = copy.deepcopy if role in copied else share
+        latentbase.shared = copy.deepcopy if role in LAYOUTS[layout] else share
         try:
             return adapted(role)
         finally:
@@ -123,7 +122,7 @@ def main() -> None:
         cond = base.cond(x_lq)
         batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, base.null(cond))
         run = partial(step, method, optimisers, batch, dtype)
-        timed(run, WARM_UP, args.device)
+        timed(run, 2, args.device)  # not counted
         if real:
             torch.cuda.reset_peak_memory_stats()
         seconds, _ = timed(run, args.steps, args.device)

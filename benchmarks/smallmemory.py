@@ -32,6 +32,10 @@ REDUCED: dict[str, Callable[[], nn.Module]] = {
         UNetConfig(widths=(64, 256), heads=(2, 4), attends=(True, True), tokens=32)
     ),
 }
+WAYS = [
+    ("full", torch.float32), ("offload", torch.float32), ("full", torch.bfloat16), ("int8", torch.float32),
+    ("int8", torch.bfloat16), ("int8", torch.float16), ("int4", torch.bfloat16),
+]  # fmt: skip
 SHARE, CHANGE = 0.3, 0.03
 """Gates of int8."""
 
@@ -64,8 +68,7 @@ def change(name: str, how: str, dtype: torch.dtype, device: str) -> tuple[str, b
     offload(net, device) if how == "offload" else quantise(net, how, device).to(device)
 
     def predicted(m: nn.Module, z: Tensor) -> Tensor:
-        out: Tensor = (m(z) - z).float().cpu()
-        return out
+        return (m(z) - z).float().cpu()
 
     wanted = predicted(full, z)
     apart = ((predicted(net, z.to(device)) - wanted).norm() / wanted.norm()).item()
@@ -76,17 +79,14 @@ def change(name: str, how: str, dtype: torch.dtype, device: str) -> tuple[str, b
 
 def main() -> bool:
     parser(__doc__).parse_args()
-    print("| real size | weights, GB | in large linear layers | int8, GB | offload: on the device, GB |")
-    print("|---|---|---|---|---|")
+    print("| real size | weights, GB | large linear layers | int8, GB | offload, GB |\n|---|---|---|---|---|")
     for name in REAL:
         print(sizes(name), flush=True)
     print("\n| reduced | weights | large linear layers, of float32 | change |\n|---|---|---|---|")
     good = True
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in REDUCED:
-        for how, dtype in (("full", torch.float32), ("offload", torch.float32), ("full", torch.bfloat16),
-                           ("int8", torch.float32), ("int8", torch.bfloat16), ("int8", torch.float16),
-                           ("int4", torch.bfloat16)):  # fmt: skip
+        for how, dtype in WAYS:
             if how == "int4" and device == "cpu":
                 print(f"| {name} | int4 | not measured: no CUDA | |")
                 continue

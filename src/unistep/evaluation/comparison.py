@@ -1,16 +1,23 @@
-"""The report of a comparison: tables of what was trained, over the runs and images of each row."""
+"""What a comparison trained, measured, and its report: tables over the runs and images of each row."""
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from ..data.skipping import ignore
+from .equaltime import read_json, write_json
 from .metrics import Score
-from .pictures import Method
-from .tables import best, heading, mean, shown, spread, table
+from .pictures import Method, Sample, measure, rounded
+from .tables import best, heading, mean, shown, spread, table, write_csv
 
 COSTS = {"steps": "steps", "cpu_seconds": "CPU s", "peak_mib": "peak MiB"}
+ABLATION_SETS = ("light", "pairs")
+"""What the many rows of the ablations are measured on."""
 Results = dict[str, list[dict[str, float]]]
 """Set -> the measures of each of its images."""
 
@@ -37,6 +44,44 @@ class Line:
     values: dict[str, list[float]]
     marks: str = ""
     unranked: frozenset[str] = frozenset()
+
+
+def sha256(*parts: bytes) -> str:
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(hashlib.sha256(part).digest())
+    return total.hexdigest()
+
+
+def fingerprint(sets: dict[str, list[Sample]]) -> str:
+    """Of all that is measured on."""
+    parts = [name.encode() for name in sets]
+    for samples in sets.values():
+        for sample in samples:
+            parts += [x.numpy().tobytes() for x in (sample.lq, sample.hr) if x is not None]
+    return sha256(*parts)
+
+
+def evaluated(
+    entry: Entry, sets: dict[str, list[Sample]], inputs: str, measures: dict[str, Score], cache: Path,
+    say: Callable[[str], None] = ignore,
+) -> Results:  # fmt: skip
+    """The measures of one entry's results, rounded to 8 bits; kept in `cache` as long as nothing changed."""
+    key = sha256(entry.file.read_bytes() if entry.file else b"", inputs.encode(), repr([*measures]).encode())
+    file = cache / entry.group / f"{entry.run}.json"
+    kept = read_json(file)
+    if kept.get("key") != key:
+        method, results = entry.open(), {}
+        with torch.inference_mode():  # of this thread
+            for name, samples in sets.items():
+                if entry.group == "ablations" and name not in ABLATION_SETS:
+                    continue
+                results[name] = [measure(measures, rounded(method, s.lq), s.hr) for s in samples]
+        kept = {"key": key, "results": results}
+        write_json(file, kept)
+        say(f"{entry.run}: measured")
+    found: Results = kept["results"]
+    return found
 
 
 def on_squeezenet(header: dict[str, Any]) -> bool:
@@ -145,3 +190,13 @@ def flat(
         for entry in found
         for name, images in results[entry.run].items()
     ]  # fmt: skip
+
+
+def write_report(
+    out: Path, found: list[Entry], results: dict[str, Results], sets: list[str], measures: dict[str, Score]
+) -> str:
+    """Writes table.csv and table.md, and gives the last one's text."""
+    write_csv(out / "table.csv", flat(found, results, measures))
+    text = report(found, results, sets, measures)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    return text

@@ -16,8 +16,8 @@ DIGITS = {"psnr_y": 3, "niqe": 2, "grid": 2, "swd": 1}
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    head, *body = ("| " + " | ".join(line) + " |" for line in [heads, *rows])
+    return "\n".join([head, "|" + "---|" * len(heads), *body]) + "\n"
 
 
 def mean(values: Iterable[float]) -> float:
@@ -71,3 +71,14 @@ def write_csv(path: Path, rows: Rows) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+def write_report(out: Path, rows: Rows, measures: dict[str, Score]) -> str:
+    """Writes images.csv, table.csv (means) and table.md, and gives the last one's text."""
+    out.mkdir(parents=True, exist_ok=True)
+    means = summary(rows, measures)
+    write_csv(out / "images.csv", rows)
+    write_csv(out / "table.csv", means)
+    text = markdown(means, measures)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    return text
