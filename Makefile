@@ -33,8 +33,8 @@ bench: $(VENV)/.dev  ## measure cost and memory (benchmarks/README.md)
 	$(BIN)/python benchmarks/memory.py
 
 compare: $(VENV)/.dev  ## train and compare the methods: DATA=photos OUT=folder [TEACHER= BUDGET= ARGS=]
-	$(if $(and $(DATA),$(OUT)),,$(error make compare needs DATA=folder and OUT=folder (benchmarks/README.md)))
-	$(BIN)/python benchmarks/compare.py --data "$(DATA)" --teacher "$(or $(TEACHER),compact-teacher)" \
+	$(if $(and $(DATA),$(OUT)),,$(error make compare needs DATA=folder and OUT=folder (examples/compare/README.md)))
+	$(BIN)/python examples/compare/compare.py --data "$(DATA)" --teacher "$(or $(TEACHER),compact-teacher)" \
 		--out "$(OUT)" --budget $(or $(BUDGET),3600) $(ARGS)
 
 clean:  ## remove .venv, demo/ and caches

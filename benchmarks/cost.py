@@ -7,47 +7,21 @@ ours has random weights (the cost does not depend on them); the peers always hav
 missed.
 """
 
-import argparse
-import statistics
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
-from peers import RRDBNet, SRVGGNetCompact, ready
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from common import leave, parser, passed, table
+from torch import nn
 
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.bases.compact.student import fold_slot
+from unistep.counting.operators import count, parameters
+from unistep.evaluation.bench import in_turns
 from unistep.models.checkpoint import load_student
 
 OURS, RRDB, SRVGG = "unistep", "RRDBNet-23", "SRVGGNetCompact-32"
-
-
-def parameters(net: nn.Module) -> float:
-    """Millions."""
-    return sum(p.numel() for p in net.parameters()) / 1e6
-
-
-def gmacs(net: nn.Module, x: Tensor) -> float:
-    """Billions of multiply-adds of the convolutions and products in one run."""
-    with FlopCounterMode(display=False) as counter:
-        net(x)
-    return float(counter.get_total_flops()) / 2e9
-
-
-def cpu_seconds(nets: dict[str, nn.Module], x: Tensor, rounds: int) -> dict[str, float]:
-    """Median process CPU seconds of each network after a warm-up, in turns: load falls on all alike."""
-    for net in nets.values():
-        net(x)
-    spent: dict[str, list[float]] = {name: [] for name in nets}
-    for _ in range(rounds):
-        for name, net in nets.items():
-            start = time.process_time()
-            net(x)
-            spent[name].append(time.process_time() - start)
-    return {name: statistics.median(values) for name, values in spent.items()}
 
 
 def numbers(text: str) -> tuple[int, ...]:
@@ -55,8 +29,11 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def main() -> bool:
+    sys.path.append(str(Path(__file__).parents[1] / "examples" / "compare"))
+    from peers import RRDBNet, SRVGGNetCompact, ready
+
     default = CompactConfig()
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--model", type=Path, help="Unistep weights (default: the shape below, random)")
     p.add_argument("--widths", type=numbers, default=default.widths, help="of the three levels")
     p.add_argument("--blocks", type=numbers, default=default.blocks, help="of the three levels")
@@ -72,25 +49,26 @@ def main() -> bool:
     nets = {OURS: ready(student), SRVGG: ready(SRVGGNetCompact()), RRDB: ready(RRDBNet())}
     x = torch.rand(1, 3, 128, 128).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        seconds = cpu_seconds(nets, x, args.rounds)
-        work = {name: gmacs(net, x) for name, net in nets.items()}
+        gmacs = {name: count(net, x).macs() / 1e9 for name, net in nets.items()}  # a warm-up as well
+        ways = {name: partial(net, x) for name, net in nets.items()}
+        seconds = {name: cpu for name, (_, cpu) in in_turns(ways, args.rounds, x.device).items()}
 
     print(f"torch {torch.__version__}, one thread, {args.rounds} rounds, 128x128 -> 512x512\n")
-    print("| network | parameters, M | GMAC | CPU s | times ours |\n|---|---|---|---|---|")
-    for name, net in nets.items():
-        ratio = seconds[name] / seconds[OURS]
-        print(f"| {name} | {parameters(net):.2f} | {work[name]:.1f} | {seconds[name]:.3f} | {ratio:.2f} |")
-    gates = {
-        f"at least 20 times faster than {RRDB}": seconds[RRDB] >= 20 * seconds[OURS],
-        f"at least 1.8 times faster than {SRVGG}": seconds[SRVGG] >= 1.8 * seconds[OURS],
-        "at most 3 M parameters": parameters(nets[OURS]) <= 3,
-        "at most 10 GMAC": work[OURS] <= 10,
-    }
-    print()
-    for gate, passed in gates.items():
-        print(f"{'pass' if passed else 'FAIL'}: {gate}")
-    return all(gates.values())
+    rows = [
+        [name, f"{parameters(net) / 1e6:.2f}", f"{gmacs[name]:.1f}", f"{seconds[name]:.3f}",
+         f"{seconds[name] / seconds[OURS]:.2f}"]
+        for name, net in nets.items()
+    ]  # fmt: skip
+    print(table(["network", "parameters, M", "GMAC", "CPU s", "times ours"], rows), end="")
+    return passed(
+        {
+            f"at least 20 times faster than {RRDB}": seconds[RRDB] >= 20 * seconds[OURS],
+            f"at least 1.8 times faster than {SRVGG}": seconds[SRVGG] >= 1.8 * seconds[OURS],
+            "at most 3 M parameters": parameters(nets[OURS]) <= 3e6,
+            "at most 10 GMAC": gmacs[OURS] <= 10,
+        }
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    leave(main())

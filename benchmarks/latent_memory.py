@@ -9,24 +9,21 @@ blocks and the activations on the host share one memory, so both are added. Need
 `sd`, and Linux with glibc. Exits with 1 unless every prediction is 0.8 to 1.6 times the measured peak.
 """
 
-import argparse
-import ctypes
-import os
-import resource
-import sys
 from collections.abc import Callable
-from pathlib import Path
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
 import torch
-from smallmemory import filled
+from common import filled, leave, parser, passed
 from torch import nn
-from vae import SD
 
 from unistep.autoencoder.codecs import KLCodec
 from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
+from unistep.bases.sd3.sizes import VAE as SD3_VAE
 from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
+from unistep.bases.tiny import PUBLISHED_VAE as SD21_VAE
+from unistep.evaluation.bench import resident_peak
 from unistep.students import planning
 from unistep.students.latent import LatentConfig, LatentStudent
 
@@ -44,35 +41,11 @@ SMALL = 64
 def student(name: str, width: int) -> LatentStudent:
     """Its autoencoder has 1 / width of the real channels."""
     denoiser = filled(DENOISERS[name]())
-    channels = 16 if "SD3" in name else 4
-    widths = [channel // width for channel in SD["block_out_channels"]]
-    empty = KLCodec.from_config(SD | {"block_out_channels": widths, "latent_channels": channels})
+    config = SD3_VAE if "SD3" in name else SD21_VAE
+    widths = [channel // width for channel in config["block_out_channels"]]
+    empty = KLCodec.from_config(config | {"block_out_channels": widths})
     whole = LatentStudent(denoiser, filled(empty.to_empty(device="cpu")), LatentConfig(shortest=0))
     return whole.place(torch.device("cpu"), torch.float32)
-
-
-def measured(model: LatentStudent, side: int, mode: str) -> int:
-    """Bytes that a picture of side x side pixels takes at most, in a fork."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        enlarge(model, SMALL, mode)  # libraries are read into memory at their first use
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed would hide a part of the peak
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        before = resident()
-        enlarge(model, side, mode)
-        os.write(writing, str(resident() - before).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        found = pipe.read()
-    os.waitpid(child, 0)
-    return int(found)
-
-
-def resident() -> int:
-    """Bytes that this process has held at most."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def enlarge(model: LatentStudent, side: int, mode: str) -> None:
@@ -86,7 +59,7 @@ def row(name: str, model: LatentStudent, side: int, mode: str) -> bool:
     plan = planner(side, side, model.config.tile, vae_tiles=mode)
     predicted = plan.device_bytes + plan.host_bytes
     counted = plan.device_bytes / planning.SLACK + plan.host_bytes
-    taken = measured(model, side, mode)
+    taken = resident_peak(partial(enlarge, model, side, mode), partial(enlarge, model, SMALL, mode))
     print(
         f"| {name} | {side} | {mode} | {counted / 1e6:.0f} | {predicted / 1e6:.0f} | {taken / 1e6:.0f} "
         f"| {taken / counted:.2f} | {predicted / taken:.2f} |",
@@ -96,7 +69,7 @@ def row(name: str, model: LatentStudent, side: int, mode: str) -> bool:
 
 
 def main() -> bool:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--sides", type=int, nargs="+", default=[256, 512], help="of the result, in pixels")
     p.add_argument("--width", type=int, default=4, help="the autoencoder's channels: the real ones / WIDTH")
     p.add_argument("--block", type=int, default=128, help="of the exact mode, in pixels")
@@ -114,9 +87,8 @@ def main() -> bool:
             for side in args.sides:
                 for mode in ("whole", "exact"):
                     good &= row(name, model, side, mode)
-    print(f"\n{'pass' if good else 'FAIL'}: predicted between {GATES[0]} and {GATES[1]} of measured")
-    return good
+    return passed({f"predicted between {GATES[0]} and {GATES[1]} of measured": good})
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    leave(main())

@@ -3,14 +3,15 @@
     python benchmarks/matrix.py [--write docs/train.md]
 
 A pair is a recipe's, or runs without one, or cannot run, for a reason (`Face.obstacles`). Nothing
-is run here: tests/test_matrix.py trains the pairs without a recipe, and holds the page to this output.
+is run here: tests/methods/test_matrix.py trains the pairs without a recipe and holds the page to this output.
 """
 
-import argparse
+import sys
 from pathlib import Path
 
-from backbones import write
+import common
 
+from unistep.atomic import atomic_write
 from unistep.bases import BASES
 from unistep.methods import METHODS
 from unistep.recipes.config import kind
@@ -39,24 +40,29 @@ def table() -> str:
             return f"no ({reasons.index(reason) + 1})"
         return ", ".join(f"`{name}`" for name in recipes.get((method, base), [])) or "runs"
 
-    rows = [
-        f"| `{method}` | " + " | ".join(cell(method, base) for base in BASES) + " |" for method in METHODS
-    ]
-    head = [
-        "| method | " + " | ".join(BASES[base].title for base in BASES) + " |",
-        "|---" * (len(BASES) + 1) + "|",
-    ]
+    rows = [[f"`{method}`", *(cell(method, base) for base in BASES)] for method in METHODS]
     notes = [f"({i}) {reason}.  " for i, reason in enumerate(reasons, 1)]
-    return "\n".join([*head, *rows, "", *notes])
+    return "\n".join([common.table(["method", *(BASES[base].title for base in BASES)], rows), *notes])
+
+
+def write(page: Path, text: str) -> None:
+    """Between the page's two markers."""
+    begin, end = MARKS
+    before, found, rest = page.read_text(encoding="utf-8").partition(begin)
+    _, closed, after = rest.partition(end)
+    if not (found and closed):
+        sys.exit(f"expected {page} to hold {begin} and {end}, found neither or one: put both there")
+    with atomic_write(page) as file:
+        file.write(f"{before}{begin}\n{text}\n{end}{after}".encode())
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = common.parser(__doc__)
     p.add_argument("--write", type=Path, metavar="PAGE", help="a page with the two markers")
     args = p.parse_args()
     print(table())
     if args.write:
-        write(args.write, table(), MARKS)
+        write(args.write, table())
 
 
 if __name__ == "__main__":

@@ -12,28 +12,32 @@ arithmetic on this device (`counting`, operators fused, peaks measured) as a sha
 extra `sd`. Exits with 1 if latents differ by more than 0.001 in float32, or if a gate is missed on a GPU.
 """
 
-import argparse
-import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from backbones import PROMPT, PROMPT21, SD3, SD21, TSD_TARGETS, TSD_VAE_TARGETS, UNET_TARGETS, VAE, VAE3
+from common import filled, leave, parser, passed
+from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
-from smallmemory import filled
 from torch import Tensor, nn
 
 from unistep.autoencoder.codecs import Codec, KLCodec, VQCodec
-from unistep.bases.resshift.network import VARIANTS
-from unistep.bases.resshift.student import FoldedSwin, input_scale
+from unistep.bases import tiny
+from unistep.bases.latentbase import VAE_TARGETS
+from unistep.bases.resshift import sizes as resshift_sizes
+from unistep.bases.resshift.student import VARIANTS, FoldedSwin, input_scale
 from unistep.bases.resshift.swin import SwinConfig, SwinUNet
 from unistep.bases.resshift.swin import fold as fold_swin
+from unistep.bases.sd3 import base as sd3_base
 from unistep.bases.sd3 import mmdit
+from unistep.bases.sd3 import sizes as sd3_sizes
+from unistep.bases.sd3.network import CLIP_TOKENS, T5_TOKENS
+from unistep.bases.sd21 import base as sd21_base
 from unistep.bases.sd21 import sdunet
+from unistep.bases.sd21 import sizes as sd21_sizes
 from unistep.counting.operators import Peaks, count
-from unistep.evaluation.bench import measured_peaks, timed
+from unistep.evaluation.bench import in_turns, measured_peaks
 from unistep.students.latent import LatentConfig, LatentStudent
 from unistep.tensors import load_exactly
 
@@ -56,34 +60,17 @@ class Sizes:
 SIZES = {
     "real": Sizes(),
     "narrow": Sizes(
-        256,
-        4,
-        {
-            "attention_head_dim": 32, "caption_projection_dim": 384, "joint_attention_dim": 1024,
-            "num_attention_heads": 12, "num_layers": 6, "pooled_projection_dim": 512,
-        },
-        {
-            "attention_head_dim": [1, 2, 4, 4], "block_out_channels": [64, 128, 256, 256],
-            "cross_attention_dim": 256,
-        },
-        {"block_out_channels": [32, 64, 128, 128]},
-        {"ch": 32},
+        256, 4,
+        {"attention_head_dim": 32, "caption_projection_dim": 384, "joint_attention_dim": 1024,
+         "num_attention_heads": 12, "num_layers": 6, "pooled_projection_dim": 512},
+        {"attention_head_dim": [1, 2, 4, 4], "block_out_channels": [64, 128, 256, 256],
+         "cross_attention_dim": 256},
+        {"block_out_channels": [32, 64, 128, 128]}, {"ch": 32},
         SwinConfig(model_channels=32, swin_embed_dim=64, heads=4, image_size=32, lq_size=32),
     ),
     "tiny": Sizes(
-        128,
-        16,
-        {
-            "attention_head_dim": 8, "caption_projection_dim": 16, "joint_attention_dim": 16,
-            "num_attention_heads": 2, "num_layers": 2, "pooled_projection_dim": 16,
-        },
-        {"attention_head_dim": 2, "block_out_channels": [32, 32, 32, 32], "cross_attention_dim": 16},
-        {"block_out_channels": [32, 32, 32, 32]},
-        {"ch": 32, "ch_mult": (1, 1, 1), "n_embed": 64},
-        SwinConfig(
-            model_channels=32, channel_mult=(1, 1), num_res_blocks=(1, 1), swin_embed_dim=32, heads=2,
-            image_size=8, lq_size=8,
-        ),
+        128, 16, sd3_sizes.TINY, sd21_sizes.TINY, {"block_out_channels": [32, 32, 32, 32]},
+        {"ch": 32, "ch_mult": (1, 1, 1), "n_embed": 64}, SwinConfig(**resshift_sizes.TINY, lq_size=8),
     ),
 }  # fmt: skip
 GATES = {"tsdsr": 2.5, "sd21": 2.0, "tadsr": 3.0}
@@ -134,19 +121,16 @@ def merged(module: nn.Module) -> dict[str, Tensor]:
     return {name.replace(".base_layer", ""): p for name, p in state.items() if ".lora_" not in name}
 
 
-def loaded(net: nn.Module, tensors: dict[str, Tensor]) -> nn.Module:
+def loaded(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     load_exactly(net, {name: p.float() for name, p in tensors.items()}, "the folded network")
-    return net
 
 
 def tsdsr(place: Place) -> tuple[Run, Codec, LatentStudent, list[Tensor]]:
-    from diffusers import SD3Transformer2DModel
-
-    config = SD3 | place.sizes.sd3
-    net = place.adapted(SD3Transformer2DModel.from_config(config), 64, TSD_TARGETS)
-    codec, plain = place.codec(VAE3), place.codec(VAE3)
-    place.adapted(codec.vae, 64, TSD_VAE_TARGETS)
-    prompt = torch.randn(1, PROMPT // place.sizes.share, config["joint_attention_dim"])
+    config = sd3_sizes.TRANSFORMER | place.sizes.sd3
+    net = place.adapted(SD3Transformer2DModel.from_config(config), 64, sd3_base.TARGETS)
+    codec, plain = place.codec(sd3_sizes.VAE), place.codec(sd3_sizes.VAE)
+    place.adapted(codec.vae, 64, VAE_TARGETS)
+    prompt = torch.randn(1, (CLIP_TOKENS + T5_TOKENS) // place.sizes.share, config["joint_attention_dim"])
     pooled = torch.randn(1, config["pooled_projection_dim"])
     shape = mmdit.MMDiTConfig.of(config, prompt.shape[1])
     with torch.device("meta"):
@@ -166,12 +150,10 @@ def tsdsr(place: Place) -> tuple[Run, Codec, LatentStudent, list[Tensor]]:
 
 def sd21(place: Place) -> tuple[Run, Codec, LatentStudent, list[Tensor]]:
     """DFOSD's LoRA: of rank 16, on the UNet alone."""
-    from diffusers import UNet2DConditionModel
-
-    config = SD21 | place.sizes.sd21
-    net = place.adapted(UNet2DConditionModel.from_config(config), 16, UNET_TARGETS)
-    codec, plain = place.codec(VAE), place.codec(VAE)
-    prompt = torch.randn(1, PROMPT21 // place.sizes.share, config["cross_attention_dim"])
+    config = sd21_sizes.UNET | place.sizes.sd21
+    net = place.adapted(UNet2DConditionModel.from_config(config), 16, sd21_base.TARGETS)
+    codec, plain = place.codec(tiny.PUBLISHED_VAE), place.codec(tiny.PUBLISHED_VAE)
+    prompt = torch.randn(1, CLIP_TOKENS // place.sizes.share, config["cross_attention_dim"])
     skip, gain = ALPHA_BAR**-0.5, -(((1 - ALPHA_BAR) / ALPHA_BAR) ** 0.5)
     shape = sdunet.UNetConfig.of(config, prompt.shape[1], skip, gain)
     with torch.device("meta"):
@@ -192,9 +174,8 @@ def tadsr(place: Place) -> tuple[Run, Codec, LatentStudent, list[Tensor]]:
     """Theirs is our network before folding: its attention is torch's, which is faster than theirs."""
     shape, process = place.sizes.swin, VARIANTS["tadsr"].process()
     net, folded = SwinUNet(shape), FoldedSwin(shape)
-    loaded(
-        net, filled(SwinUNet(shape)).state_dict()
-    )  # its tables of positions and masks are not to be filled
+    # its tables of positions and masks are not to be filled
+    loaded(net, filled(SwinUNet(shape)).state_dict())
     codec, plain = (filled(VQCodec.from_config(place.sizes.vq).to_empty(device="cpu")) for _ in range(2))
     last, gain, far = len(process) - 1, input_scale(process), process.s[-1].item()
     loaded(folded.net, fold_swin(net.state_dict(), shape, last, gain))
@@ -255,19 +236,12 @@ def compare(name: str, place: Place, runs: int, peaks: Peaks, compiled: bool) ->
     if place.device.type == "cuda":
         for run in [*ways.values()] * (WARM_UP - 1):
             run()
-    spent: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    for _ in range(runs):
-        for way, run in ways.items():
-            spent[way].append(timed(run, 1, place.device))
-    rows = []
-    for way, pairs in spent.items():
-        seconds, cpu_seconds = map(statistics.median, zip(*pairs, strict=True))
-        rows.append(Row(way, apart[way], seconds, cpu_seconds, bound / seconds))
-    return rows
+    spent = in_turns(ways, runs, place.device)
+    return [Row(way, apart[way], wall, cpu, bound / wall) for way, (wall, cpu) in spent.items()]
 
 
 def main() -> bool:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--device", type=torch.device, default="cpu")
     p.add_argument("--sizes", choices=SIZES, help="default: real on a GPU, narrow on a CPU")
     p.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], help="default: bfloat16 on a GPU")
@@ -290,19 +264,18 @@ def main() -> bool:
         "|---|---|---|---|---|---|---|---|",
         flush=True,
     )
-    missed = []
+    gates = {}
     for name in args.only:
         rows = compare(name, place, runs, peaks, gpu or args.compile)
         for row in rows:
             print(row.line(name, rows[0]), flush=True)
-        if dtype == torch.float32 and rows[1].apart > AGREE:
-            missed.append(f"{name}: latents agree within {AGREE}")
-        if gpu and sizes == "real" and rows[0].seconds / rows[-1].seconds < GATES[name]:
-            missed.append(f"{name}: at least {GATES[name]} times faster")
-    for gate in missed:
-        print(f"FAIL: {gate}")
-    return not missed
+        if dtype == torch.float32:
+            gates[f"{name}: latents agree within {AGREE}"] = rows[1].apart <= AGREE
+        if gpu and sizes == "real":
+            faster = rows[0].seconds / rows[-1].seconds >= GATES[name]
+            gates[f"{name}: at least {GATES[name]} times faster"] = faster
+    return passed(gates)
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    leave(main())

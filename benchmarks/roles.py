@@ -10,28 +10,30 @@ in bfloat16; on a CPU the transformer has two narrow layers. `static` is counted
 trained, its gradients and both of Adam's moments. `peak` is measured on a GPU alone. Needs the extra `train`.
 """
 
-import argparse
 import copy
-import statistics
-import time
 from collections.abc import Iterator
+from functools import partial
 
 import torch
 import torch.nn.functional as F
+from common import parser
 from torch import Tensor, nn
 
 from unistep.autoencoder.codecs import KLCodec
-from unistep.bases import latentbase, published
+from unistep.bases import latentbase
 from unistep.bases.latentbase import Opened
 from unistep.bases.sd3 import network as sd3
+from unistep.bases.sd3 import sizes
 from unistep.bases.sd3.base import SD3Base
 from unistep.bases.sd3.network import SD3Config
 from unistep.diffusion.denoiser import Batch
 from unistep.diffusion.process import flow
+from unistep.evaluation.bench import timed
 from unistep.methods import TSDSR, TSDSRConfig
 
 NARROW = {"num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 6, "caption_projection_dim": 192}
-LAYOUTS = ("shared", "two copies", "three copies")
+LAYOUTS = {"shared": (), "two copies": ("score",), "three copies": ("student", "score")}
+"""Of each its roles that have a copy."""
 
 
 def random(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Module:
@@ -45,21 +47,22 @@ def random(module: nn.Module, device: torch.device, dtype: torch.dtype) -> nn.Mo
 
 def opened(device: torch.device, dtype: torch.dtype) -> Opened:
     real = device.type == "cuda"
-    transformer = sd3.empty_transformer(published.SD3_TRANSFORMER | ({} if real else NARROW))
-    codec = KLCodec.from_config(published.SD3_VAE)
+    transformer = sd3.empty_transformer(sizes.TRANSFORMER | ({} if real else NARROW))
+    codec = KLCodec.from_config(sizes.VAE)
     return Opened(random(transformer, device, dtype), random(codec, device, torch.float32), flow())
 
 
 def laid_out(layout: str, parts: Opened, config: SD3Config, device: torch.device) -> tuple[TSDSR, SD3Base]:
     """The method on its players; copies are made where the layout has them."""
-    words = [torch.randn(1, *shape, device=device) for shape in published.SD3_WORDS]
+    words = [
+        torch.randn(1, *shape, device=device) for shape in ((sd3.CLIP_TOKENS + sd3.T5_TOKENS, 4096), (2048,))
+    ]
     base = SD3Base(parts, config, lambda text: (words[0], words[1]), device)
     share, method_config = latentbase.shared, TSDSRConfig(weight_mse=1.0)
-    copied = {"shared": (), "two copies": ("score",), "three copies": ("student", "score")}[layout]
     adapted = base.adapted
 
     def choose(role: str) -> nn.Module:
-        latentbase.shared = copy.deepcopy if role in copied else share
+        latentbase.shared = copy.deepcopy if role in LAYOUTS[layout] else share
         try:
             return adapted(role)
         finally:
@@ -85,12 +88,13 @@ def static_bytes(method: TSDSR, base: SD3Base) -> int:
 
 def step(method: TSDSR, optimisers: list[torch.optim.Optimizer], batch: Batch, dtype: torch.dtype) -> None:
     student, score = players(method)
-    with torch.autocast(batch.x_lq.device.type, dtype, enabled=dtype != torch.float32):
+    precision = partial(torch.autocast, batch.x_lq.device.type, dtype, enabled=dtype != torch.float32)
+    with precision():
         z_hat = method.generate(batch)
         loss = sum(method.generator_loss(batch, z_hat).values())
     loss.backward(inputs=student)
     optimisers[0].step()
-    with torch.autocast(batch.x_lq.device.type, dtype, enabled=dtype != torch.float32):
+    with precision():
         loss = sum(method.critic_loss(batch, z_hat.detach()).values())
     loss.backward(inputs=score)
     optimisers[1].step()
@@ -99,7 +103,7 @@ def step(method: TSDSR, optimisers: list[torch.optim.Optimizer], batch: Batch, d
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = parser(__doc__)
     p.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     p.add_argument("--batch", type=int, default=2)
     p.add_argument("--steps", type=int, default=5, help="timed ones, after two that are not")
@@ -120,19 +124,15 @@ def main() -> None:
         x_lq = F.avg_pool2d(x_hq, 4)
         cond = base.cond(x_lq)
         batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, base.null(cond))
-        seconds = []
-        for i in range(args.steps + 2):
-            if real and i == 2:
-                torch.cuda.reset_peak_memory_stats()
-            start = time.perf_counter()
-            step(method, optimisers, batch, dtype)
-            if real:
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - start)
+        run = partial(step, method, optimisers, batch, dtype)
+        timed(run, 2, args.device)  # not counted
+        if real:
+            torch.cuda.reset_peak_memory_stats()
+        seconds, _ = timed(run, args.steps, args.device)
         peak = f"{torch.cuda.max_memory_allocated() / 1e9:.2f}" if real else "not measured"
         static = static_bytes(method, base) / 1e9
-        print(f"| {layout} | {static:.3f} | {statistics.median(seconds[2:]):.3f} | {peak} |", flush=True)
-        del method, base, optimisers, batch, cond
+        print(f"| {layout} | {static:.3f} | {seconds:.3f} | {peak} |", flush=True)
+        del run, method, base, optimisers, batch, cond  # the next layout needs the memory
         if real:
             torch.cuda.empty_cache()
 

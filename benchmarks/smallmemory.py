@@ -9,12 +9,11 @@ int4 needs CUDA and the extra `quant-cuda`, otherwise its cells say so. Exits wi
 of float32, or changes more than 0.03 in float32.
 """
 
-import argparse
 import copy
-import sys
 from collections.abc import Callable
 
 import torch
+from common import filled, leave, parser, passed
 from torch import Tensor, nn
 
 from unistep.bases.resshift.student import FoldedSwin, SwinConfig
@@ -33,29 +32,18 @@ REDUCED: dict[str, Callable[[], nn.Module]] = {
         UNetConfig(widths=(64, 256), heads=(2, 4), attends=(True, True), tokens=32)
     ),
 }
+WAYS = [
+    ("full", torch.float32), ("offload", torch.float32), ("full", torch.bfloat16), ("int8", torch.float32),
+    ("int8", torch.bfloat16), ("int8", torch.float16), ("int4", torch.bfloat16),
+]  # fmt: skip
 SHARE, CHANGE = 0.3, 0.03
 """Gates of int8."""
 
 
-@torch.no_grad()
-def filled(net: nn.Module) -> nn.Module:
-    """With random weights that keep the scale of what goes through them."""
-    generator = torch.Generator().manual_seed(0)
-    for t in [*net.parameters(), *net.buffers()]:
-        t.copy_(torch.randn(t.shape, generator=generator) * (t[0].numel() if t.dim() > 1 else 9) ** -0.5)
-    for m in net.modules():
-        if isinstance(m, (nn.LayerNorm, nn.GroupNorm)):
-            m.weight += 1
-    return net.eval().requires_grad_(False)
-
-
 def linears(net: nn.Module) -> int:
     """Bytes of its large linear layers, quantised or not."""
-    return sum(stored_bytes(m) for m in net.modules() if isinstance(m, nn.Linear) and _large(m))
-
-
-def _large(m: nn.Linear) -> bool:
-    return min(m.in_features, m.out_features) >= 256
+    layers = [m for m in net.modules() if isinstance(m, nn.Linear)]
+    return sum(stored_bytes(m) for m in layers if min(m.in_features, m.out_features) >= 256)
 
 
 def sizes(name: str) -> str:
@@ -80,8 +68,7 @@ def change(name: str, how: str, dtype: torch.dtype, device: str) -> tuple[str, b
     offload(net, device) if how == "offload" else quantise(net, how, device).to(device)
 
     def predicted(m: nn.Module, z: Tensor) -> Tensor:
-        out: Tensor = (m(z) - z).float().cpu()
-        return out
+        return (m(z) - z).float().cpu()
 
     wanted = predicted(full, z)
     apart = ((predicted(net, z.to(device)) - wanted).norm() / wanted.norm()).item()
@@ -91,29 +78,23 @@ def change(name: str, how: str, dtype: torch.dtype, device: str) -> tuple[str, b
 
 
 def main() -> bool:
-    argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    ).parse_args()
-    print("| real size | weights, GB | in large linear layers | int8, GB | offload: on the device, GB |")
-    print("|---|---|---|---|---|")
+    parser(__doc__).parse_args()
+    print("| real size | weights, GB | large linear layers | int8, GB | offload, GB |\n|---|---|---|---|---|")
     for name in REAL:
         print(sizes(name), flush=True)
     print("\n| reduced | weights | large linear layers, of float32 | change |\n|---|---|---|---|")
     good = True
     device = "cuda" if torch.cuda.is_available() else "cpu"
     for name in REDUCED:
-        for how, dtype in (("full", torch.float32), ("offload", torch.float32), ("full", torch.bfloat16),
-                           ("int8", torch.float32), ("int8", torch.bfloat16), ("int8", torch.float16),
-                           ("int4", torch.bfloat16)):  # fmt: skip
+        for how, dtype in WAYS:
             if how == "int4" and device == "cpu":
                 print(f"| {name} | int4 | not measured: no CUDA | |")
                 continue
             row, within = change(name, how, dtype, device)
             good &= within
             print(row, flush=True)
-    print(f"\n{'pass' if good else 'FAIL'}: int8 at most {SHARE} of float32, changes at most {CHANGE}")
-    return good
+    return passed({f"int8 at most {SHARE} of float32, changes at most {CHANGE}": good})
 
 
 if __name__ == "__main__":
-    sys.exit(0 if main() else 1)
+    leave(main())

@@ -5,8 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from unistep.autoencoder.codecs import KLCodec
+from unistep.autoencoder.codecs import KLCodec, VQCodec
+from unistep.bases.resshift.swin import SwinConfig, SwinUNet
 from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
+from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
+from unistep.bases.sd21.sizes import UNET
+from unistep.bases.tiny import PUBLISHED_VAE
 from unistep.counting.operators import Counts, Peaks, Work, count, parameters, weight_bytes
 
 KINDS = ("convolution", "linear", "attention")
@@ -88,7 +92,7 @@ def test_weights():
 
 
 def test_a_picture_of_tsdsr_takes_few_operators():
-    """128 -> 512 at the real size; the authors' arrangement dispatches 2,615 (benchmarks/backbones.py)."""
+    """128 -> 512 at the real size; the authors' arrangement dispatches 2,615 (docs/api.md)."""
     pytest.importorskip("diffusers")
     codec = KLCodec.from_config(
         {
@@ -108,3 +112,37 @@ def test_a_picture_of_tsdsr_takes_few_operators():
     assert counts.operators <= 1400
     assert counts.macs() / 1e9 == pytest.approx(2862.7, abs=0.1)
     assert parameters(denoiser) <= 2_028_328_000 - 689_754_624
+
+
+def test_a_picture_of_a_student_of_sd21():
+    """128 -> 512 at the real size, as the table of docs/api.md has it."""
+    pytest.importorskip("diffusers")
+    codec = KLCodec.from_config(PUBLISHED_VAE)
+    with torch.device("meta"):
+        denoiser = FoldedUNet(UNetConfig.of(UNET, 77, 1.0, -1.0))
+        x = torch.empty(1, 3, 512, 512)
+    counts = count(lambda: codec.decode(denoiser(codec.encode(x))))
+    assert counts.operators <= 909
+    assert counts.macs() / 1e9 == pytest.approx(2215.7, abs=0.1)
+    assert (counts.macs() - counts.macs("attention")) / 1e9 == pytest.approx(2118.3, abs=0.1)
+    assert parameters(denoiser) / 1e6 == pytest.approx(812.48, abs=0.01)
+    assert parameters(codec) / 1e6 == pytest.approx(83.65, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    "side,folded,macs,operators,size",
+    [(512, True, 2647.0, 727, 107.21), (512, False, 2647.0, 849, 118.59), (256, True, 558.7, 715, 107.21)],
+)
+def test_a_picture_of_a_student_of_resshift(side, folded, macs, operators, size):
+    """At the real size, as the table of docs/api.md has it."""
+    codec = VQCodec.from_config({})
+    with torch.device("meta"):
+        net = SwinUNet(SwinConfig(), folded=folded)
+        x, image = torch.empty(1, 3, side, side), torch.empty(1, 3, side // 4, side // 4)
+        given = [image] if folded else [image, torch.empty(1)]
+    codec.to("meta"), net.to("meta")  # tables of positions as well
+    counts = count(lambda: codec.decode(net(codec.encode(x), *given)))
+    assert counts.operators <= operators
+    assert counts.macs() / 1e9 == pytest.approx(macs, abs=0.1)
+    assert parameters(net) / 1e6 == pytest.approx(size, abs=0.01)
+    assert parameters(codec) / 1e6 == pytest.approx(55.32, abs=0.01)

@@ -1,8 +1,8 @@
 """Methods x bases: what the page says runs, runs; what cannot says why before anything is opened."""
 
-import sys
 from pathlib import Path
 
+import matrix
 import pytest
 import tinies
 import torch
@@ -21,14 +21,8 @@ from unistep.training import smoke
 from unistep.training.opening import open_run
 
 ROOT = Path(__file__).parents[2]
-BENCHMARKS = str(ROOT / "benchmarks")
 
 pytest.importorskip("diffusers")
-sys.path.insert(0, BENCHMARKS)
-try:
-    import matrix
-finally:
-    sys.path.remove(BENCHMARKS)
 
 NARROW = {"rank": 2, "rank_encoder": 0, "rank_score": 2}
 PLAIN = {"spatial": "mse", "lambda_adv": 0.1}

@@ -1,4 +1,8 @@
-"""What `compare.py` trains: the rows of its table, and their runs, each in a process of its own."""
+"""Training runs that get the same CPU time, each in a process of its own: what a fair comparison trains.
+
+What a step costs is measured first, with its data; the number of steps follows. Runs that were stopped go on,
+and are charged for all their parts.
+"""
 
 import json
 import math
@@ -6,74 +10,26 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from methods import cpu_seconds
+from rows import Row
 
 from unistep.atomic import atomic_write
-from unistep.data.pairs import Pairs, Photographs, batches
+from unistep.data.pairs import Pairs, Photographs
 from unistep.errors import UnistepError
+from unistep.evaluation.bench import timed
 from unistep.models.checkpoint import read_header
 from unistep.recipes.config import Run, override
 from unistep.recipes.recipes import recipe
-
-Row = tuple[str, tuple[str, ...]]
-"""A recipe, and what the row changes in it."""
-
-ROWS: dict[str, Row] = {
-    "compact-tsdsr": ("compact-tsdsr", ()),
-    "compact-dfosd": ("compact-dfosd", ()),
-    "compact-tadsr": ("compact-tadsr", ()),
-}
-"""The methods as their recipes have them, on the whole budget."""
-
-ABLATIONS: dict[str, Row] = {
-    "tsdsr": ("compact-tsdsr", ()),
-    "tsdsr-without-tsm": ("compact-tsdsr", ("method.lambda_vsd=1",)),
-    "tsdsr-without-dasm": ("compact-tsdsr", ("method.dasm_steps=0",)),
-    "tsdsr-n2": ("compact-tsdsr", ("method.dasm_steps=2",)),
-    "tsdsr-n8": ("compact-tsdsr", ("method.dasm_steps=8",)),
-    "tsdsr-s25": ("compact-tsdsr", ("method.dasm_stride=25",)),
-    "tsdsr-s100": ("compact-tsdsr", ("method.dasm_stride=100",)),
-    "tsdsr-naive-vsd": ("compact-tsdsr", ("method.lambda_vsd=1", "method.dasm_steps=0")),
-    "tsdsr-mse": ("compact-tsdsr", ("method.weight_mse=1", "method.gamma=0")),
-    "tsdsr-released": (
-        "compact-tsdsr",
-        (
-            "method.dasm_steps=1",
-            "method.weight_mse=1",
-            "method.released_skip_last=true",
-            "method.released_first_t=true",
-            "method.released_no_grad=true",
-            "method.released_score=true",
-        ),
-    ),
-    "dfosd": ("compact-dfosd", ()),
-    "dfosd-nad-from-large": ("compact-dfosd", ("train.critic_init=LARGE",)),
-    "dfosd-no-gan": ("compact-dfosd", ("method.discriminator=none",)),
-    "dfosd-vanilla-gan": ("compact-dfosd", ("method.discriminator=vanilla",)),
-    "dfosd-diffusion-gan": ("compact-dfosd", ("method.discriminator=diffusion-gan",)),
-    "dfosd-mse": ("compact-dfosd", ("method.spatial=mse",)),
-    "dfosd-t-lpips": ("compact-dfosd", ("method.spatial=lpips",)),
-    "dfosd-t-ea-lpips": ("compact-dfosd", ("method.spatial=ea-lpips",)),
-    "dfosd-t-dists": ("compact-dfosd", ("method.spatial=dists",)),
-    "dfosd-adv-0.1": ("compact-dfosd", ("method.lambda_adv=0.1",)),
-    "dfosd-adv-1": ("compact-dfosd", ("method.lambda_adv=1",)),
-    "dfosd-perceptual-0.1": ("compact-dfosd", ("method.lambda_perceptual=0.1",)),
-    "dfosd-perceptual-1": ("compact-dfosd", ("method.lambda_perceptual=1",)),
-    "tadsr": ("compact-tadsr", ()),
-    "tadsr-sds-gan": ("compact-tadsr", ("method.score=sds", "method.time_aware=false")),
-    "tadsr-sds-tgan": ("compact-tadsr", ("method.score=sds",)),
-    "tadsr-hsd-gan": ("compact-tadsr", ("method.time_aware=false",)),
-}
-"""One change each, on a smaller network and budget: TSD-SR Tab. 4, Fig. 4, Tab. 7; DFOSD
-Tab. 5, Tab. 6, and a sweep of lambda_1 and lambda_2; TAD-SR Tab. V."""
+from unistep.training.batches import make_batches
+from unistep.training.opening import build, open_run
+from unistep.training.players import players
+from unistep.training.steps import Steps
 
 COMMON = (
     "data.workers=0",
@@ -82,8 +38,8 @@ COMMON = (
     "train.validate_every=1000000",
     "train.save_every=100",
 )
-ROUNDS = 3
-"""Steps of a calibration."""
+ROUNDS, FEW = 3, 16
+"""Of a calibration: steps, and images."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -128,7 +84,7 @@ class Spent:
 
 
 def plan(
-    table: dict[str, Row], ablation: bool, seeds: Iterable[int], teacher: Path, data: Path, out: Path,
+    table: Mapping[str, Row], ablation: bool, seeds: Iterable[int], teacher: Path, data: Path, out: Path,
     budget: float, more: Iterable[str] = (), only: Iterable[str] | None = None, large: Path | None = None,
 ) -> list[Job]:  # fmt: skip
     """The runs of a table's rows: the network has the shape of `teacher`, from which it starts.
@@ -189,25 +145,33 @@ def calibrate(job: Job) -> str | None:
     if job.calibration.exists():
         return None
     try:
-        run = override(recipe(job.recipe), [*job.settings, "train.steps=1000000"])
         with torch.inference_mode(False), torch.enable_grad():
-            seconds = cpu_seconds(run, ROUNDS) + data_seconds(run, job.data)
+            seconds = step_seconds(override(recipe(job.recipe), list(job.settings)), job.data)
     except UnistepError as error:
         return f"{job.row}: {error}"
     write_json(job.calibration, {"cpu_seconds_per_step": seconds})
     return None
 
 
-def data_seconds(run: Run, data: Path) -> float:
-    """CPU seconds of making one batch from images in memory."""
-    pairs = Pairs(Photographs(data, run.data.holdout).train[:16], run.data, 0)
+def step_seconds(run: Run, data: Path) -> float:
+    """Median CPU seconds of a training step and its data, from images in memory, after a warm-up."""
+    from accelerate import Accelerator
+
+    cpu = torch.device("cpu")
+    photographs = Photographs(data, run.data.holdout)
+    torch.manual_seed(run.train.seed)
+    opened = open_run(run, cpu, photographs)
+    method = build(run, opened.base, cpu)
+    pairs = Pairs(photographs.train[:FEW], run.data, run.train.seed)
     pairs.preload()
-    loader = batches(pairs, run.train.batch, 0)
-    next(loader)
-    start = time.process_time()
-    for _ in range(ROUNDS):
-        next(loader)
-    return (time.process_time() - start) / ROUNDS
+    step = Steps(method, run, players(method, run), Accelerator(cpu=True))
+    batches = make_batches(opened, pairs, cpu)
+
+    def one() -> None:
+        step(0, [next(batches) for _ in range(step.forwards)])
+
+    one()
+    return timed(one, ROUNDS, cpu)[1]
 
 
 def affordable(calibration: dict[str, float], budget: float) -> int:

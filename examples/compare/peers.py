@@ -4,6 +4,7 @@ Both map sRGB [B,3,h,w] to [B,3,4h,4w] in [0,1]. Only the tensor names of the fi
 that published weights load; nothing here is imported by the package.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -98,10 +99,11 @@ def ready(net: nn.Module) -> nn.Module:
     return net
 
 
-def load_srvgg(path: str | Path) -> nn.Module:
+def peer(path: Path) -> Callable[[Tensor], Tensor]:
     """A x4 SRVGGNetCompact from safetensors `body.N.weight|bias`, as wide and deep as they are, float32."""
     state = {name: tensor.float() for name, tensor in load_file(path).items()}
     layers = {int(name.split(".")[1]) for name in state}
     net = SRVGGNetCompact(features=state["body.0.weight"].shape[0], convs=(max(layers) - 2) // 2)
     net.load_state_dict(state)
-    return ready(net)
+    ready(net)
+    return lambda x: net(x.contiguous(memory_format=torch.channels_last))

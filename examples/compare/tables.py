@@ -1,0 +1,84 @@
+"""Figures as Markdown tables, with the digits and the direction of each measure."""
+
+import csv
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from unistep.evaluation.metrics import METRICS, Score
+
+Rows = list[dict[str, object]]
+"""Of a set, an image and a method: a line with a value for each measure."""
+SIGNS = {True: " ↑", False: " ↓", None: " →1"}
+DIGITS = {"psnr_y": 3, "niqe": 2, "grid": 2, "swd": 1}
+"""After the point; of other measures 4."""
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    head, *body = ("| " + " | ".join(line) + " |" for line in [heads, *rows])
+    return "\n".join([head, "|" + "---|" * len(heads), *body]) + "\n"
+
+
+def mean(values: Iterable[float]) -> float:
+    """Of those that are known; nan if none is."""
+    known = [v for v in values if not math.isnan(v)]
+    return sum(known) / len(known) if known else math.nan
+
+
+def spread(values: Sequence[float]) -> float:
+    """Sample standard deviation; nan for fewer than two."""
+    return statistics.stdev(values) if len(values) > 1 else math.nan
+
+
+def best(name: str, values: Iterable[float]) -> float:
+    """Of a measure's values; nan for a measure without a direction, or where none is known."""
+    known = [value for value in values if not math.isnan(value)]
+    higher = METRICS[name].higher_is_better
+    return math.nan if higher is None or not known else (max if higher else min)(known)
+
+
+def heading(name: str) -> str:
+    return METRICS[name].label + SIGNS[METRICS[name].higher_is_better]
+
+
+def shown(name: str, value: float) -> str:
+    """Empty for nan."""
+    return "" if math.isnan(value) else f"{value:.{DIGITS.get(name, 4)}f}"
+
+
+def summary(rows: Rows, measures: dict[str, Score]) -> Rows:
+    """Means by set and method, in the order of first appearance."""
+    out: Rows = []
+    for key in dict.fromkeys((row["set"], row["method"]) for row in rows):
+        group = [row for row in rows if (row["set"], row["method"]) == key]
+        averages = {name: mean(float(str(row[name])) for row in group) for name in measures}
+        out.append({"set": key[0], "method": key[1], "images": len(group), **averages})
+    return out
+
+
+def markdown(means: Rows, measures: dict[str, Score]) -> str:
+    keys = ("set", "method", "images")
+    rows = [
+        [*(str(row[key]) for key in keys), *(shown(name, float(str(row[name]))) for name in measures)]
+        for row in means
+    ]
+    return table([*keys, *map(heading, measures)], rows)
+
+
+def write_csv(path: Path, rows: Rows) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_report(out: Path, rows: Rows, measures: dict[str, Score]) -> str:
+    """Writes images.csv, table.csv (means) and table.md, and gives the last one's text."""
+    out.mkdir(parents=True, exist_ok=True)
+    means = summary(rows, measures)
+    write_csv(out / "images.csv", rows)
+    write_csv(out / "table.csv", means)
+    text = markdown(means, measures)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    return text
