@@ -128,8 +128,7 @@ class PixelFace(Face):
         return PixelBase(net, device)
 
     def shapes(self, config: Any, source: Source | None = None) -> PixelBase:
-        with torch.device("meta"):
-            return PixelBase(Pixel(config, ddpm()), "meta")
+        return PixelBase(Pixel(config, ddpm()).to("meta"), "meta")
 
     def tiny(self, config: Any, folder: Path) -> Tiny:
         folder.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import pytest
 import tinies
 import torch
 
-from unistep.bases import face
+from unistep.bases import face_of
 from unistep.bases.sd3.network import SD3Config
 from unistep.bases.sd21.network import SD21Config
 from unistep.counting.meter import Meter, OnGPU
@@ -37,7 +37,7 @@ def step_of(run, dtype):
 
 
 def shapes_of(run):
-    return face(run.base).shapes(run.base, planmemory.here(run))
+    return face_of(run.base).shapes(run.base, planmemory.here(run))
 
 
 @pytest.fixture(scope="module")

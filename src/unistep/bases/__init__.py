@@ -16,9 +16,9 @@ BASES: dict[str, Face] = {
 }
 
 
-def face(config: Any) -> Face:
+def face_of(config: Any) -> Face:
     """The face of the base that a Config is of."""
     return next(one for one in BASES.values() if one.Config is type(config))
 
 
-__all__ = ["BASES", "Face", "face"]
+__all__ = ["BASES", "Face", "face_of"]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Subset
 
-from ..bases import face
+from ..bases import face_of
 from ..bases.face import wordless
 from ..data.pairs import Pairs, batches
 from ..data.shards import Crop
@@ -68,7 +68,7 @@ def make_batches(
 
 def check(opened: Opened, pairs: Pairs) -> None:
     """Raises ConfigError for another scale than the base's, DataError for latents of another base."""
-    run, base = opened.run, face(opened.run.base)
+    run, base = opened.run, face_of(opened.run.base)
     if run.data.scale != opened.base.scale:
         raise ConfigError(
             f"expected data.degradations of scale {opened.base.scale}, the base's, found {run.data.scale} "

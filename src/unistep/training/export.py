@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from ..atomic import atomic_write
-from ..bases import face
+from ..bases import face_of
 from ..errors import ConfigError, TrainingError
 from ..models import checkpoint
 from ..recipes.config import Run, kind
@@ -36,7 +36,7 @@ def export(
     base cannot be opened, or is another than the run's.
     """
     run, header = read_run(folder)
-    if face(run.base).whole:
+    if face_of(run.base).whole:
         raise ConfigError(
             f"expected a run on a large base, found {folder} on one that needs no export ({kind(run.base)}): "
             f"unistep upscale -m {folder / WEIGHTS}"
@@ -55,7 +55,7 @@ def export(
             with atomic_write(authors / name) as file:
                 file.write(save({key: p.float().contiguous() for key, p in state.items()}))
             report(f"{authors / name}: {len(state)} tensors in the authors' layout")
-        conversion = face(run.base).conversions.get(kind(run.method))
+        conversion = face_of(run.base).conversions.get(kind(run.method))
         archive = conversion and conversion.archive(files)
         if conversion and archive:
             with atomic_write(authors / conversion.archived_as) as file:

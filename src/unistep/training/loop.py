@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import atomic_write, remove_leftovers
-from ..bases import face
+from ..bases import face_of
 from ..data.pairs import Pairs, Photographs
 from ..data.skipping import ignore
 from ..diffusion.denoiser import Batch, Method
@@ -212,7 +212,7 @@ class Record:
         totals = {key: sum(part[key] for part in made) for key in ("steps", "samples")}
         header = {**self.header, "history": made, **totals, "scores": scores}
         # A whole model is used as it is; what large bases train is small, and rounded once it is folded.
-        dtype = torch.float16 if face(self.run.base).whole else torch.float32
+        dtype = torch.float16 if face_of(self.run.base).whole else torch.float32
         checkpoint.save_weights(file, weights, header, dtype)
 
 
@@ -249,6 +249,6 @@ def main(name: str, data: Path, out: Path, settings: list[str], dry_run: bool = 
         ) from error
     distributed.leave()
     report(f"weights: {weights}")
-    if distributed.first() and not face(run.base).whole:
+    if distributed.first() and not face_of(run.base).whole:
         export(out, out / STUDENT, report=report)
     return weights

@@ -1,6 +1,7 @@
 """Where a base, a method and a run's settings meet: what the run names is found once, then opened."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..bases import face
+from ..bases import face_of
 from ..bases.face import Source, Sources
 from ..bases.prompts import Prompts
 from ..data.pairs import Photographs
@@ -54,7 +55,7 @@ class Opened:
 
 def check_run(run: Run) -> None:
     """Raises ConfigError for what is wrong before anything is looked for."""
-    t, base, method = run.train, face(run.base), method_of(run)
+    t, base, method = run.train, face_of(run.base), method_of(run)
     if reason := base.obstacles.get(kind(run.method)):
         raise ConfigError(
             f"expected a base on which {kind(run.method)} can train a student, found {base.name} "
@@ -75,16 +76,17 @@ def find(run: Run) -> dict[str, Source]:
     Raises ConfigError for settings that cannot be and for another base, ModelError for what is not there.
     """
     check_run(run)
-    base, found = face(run.base), dict[str, Source]()
+    base, found = face_of(run.base), dict[str, Source]()
+    once = functools.cache(source)  # several settings may name one model
     for name in NETWORKS:
         named = getattr(run.train, name)
         if named and (name, named) != ("plain", "self"):
             try:
-                found[f"train.{name}"] = source(named, base.components)
+                found[f"train.{name}"] = once(named, base.components)
             except ModelError as error:
                 raise ModelError(f"train.{name}: {error}") from error
     for name, components in base.others(run.base).items():
-        found[f"base.{name}"] = source(getattr(run.base, name), components)
+        found[f"base.{name}"] = once(getattr(run.base, name), components)
     for section, names in (("train", FILES), ("base", base.files)):
         for name in names:
             path = Path(getattr(getattr(run, section), name))
@@ -119,7 +121,7 @@ def open_run(
     Raises ConfigError or ModelError, before anything large is read where that is possible.
     """
     sources = find(run) if sources is None else sources
-    base, prompts = face(run.base), None
+    base, prompts = face_of(run.base), None
     if base.text is not None:
         own = [photographs.folder / PROMPTS] if photographs and photographs.prepared else []
         prompts = open_prompts(run, sources, device, own)
@@ -130,7 +132,7 @@ def open_run(
 
 def open_prompts(run: Run, sources: Sources, device: torch.device, more: Sequence[Path] = ()) -> Prompts:
     """The base's texts as embeddings, kept for all runs; `more`: folders in which some may be, too."""
-    return face(run.base).prompts(sources["train.init"], home() / "embeddings", device, *more)
+    return face_of(run.base).prompts(sources["train.init"], home() / "embeddings", device, *more)
 
 
 def check_features(form: str, t: TrainConfig) -> None:
@@ -152,7 +154,7 @@ def build(run: Run, base: Base, device: torch.device) -> Method:
 
     def perceptual(form: str) -> Distance:
         teacher, t = None, run.train
-        if not face(run.base).own_features:
+        if not face_of(run.base).own_features:
             check_features(form, t)
         if t.features == "teacher":
             if not t.init:
@@ -179,7 +181,7 @@ def lessons(
     """What a student's header says: its plain reconstruction, and how good its teacher's samples are."""
     if method.pretrains:
         return {}
-    run, base, about = opened.run, face(opened.run.base), dict[str, Any]()
+    run, base, about = opened.run, face_of(opened.run.base), dict[str, Any]()
     if base.whole and run.train.plain != "self":
         plain = opened.sources.get("train.plain") or opened.sources["train.init"]
         about["plain"] = {"name": plain.path.stem, "sha256": plain.sha256}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bases import face
+from ..bases import face_of
 from ..bases.face import Source, Sources
 from ..counting.meter import Meter, OnGPU
 from ..diffusion.denoiser import Base, Batch, Denoiser, Distance, Method
@@ -206,7 +206,7 @@ class Step:
         """init: what train.init names, if it is here: of that size; None: of the published one."""
         self.run, self.meter, self.gpu = run, Meter(), OnGPU(dtype)
         self.held: dict[str, nn.Module] = {}
-        self.base = face(run.base).shapes(run.base, init)
+        self.base = face_of(run.base).shapes(run.base, init)
         self.method = method_of(run).build(run.method, self.base, self.perceptual)
         for net in networks(self.method).values():
             net.to(META)
@@ -302,7 +302,7 @@ class Step:
 def here(run: Run) -> Source | None:
     """What train.init names, if it is here."""
     with contextlib.suppress(ModelError):
-        return source(run.train.init, face(run.base).components) if run.train.init else None
+        return source(run.train.init, face_of(run.base).components) if run.train.init else None
     return None
 
 

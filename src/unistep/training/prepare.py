@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..atomic import remove_leftovers
-from ..bases import face
+from ..bases import face_of
 from ..bases.face import wordless
 from ..data.filters import usm_sharpen
 from ..data.pairs import Photographs
@@ -91,7 +91,7 @@ def prepare(
     What is there and whole is kept. Returns the index. Raises DataError if `out` holds a data set that was
     made otherwise, ConfigError, ModelError.
     """
-    texts = face(run.base).text is not None
+    texts = face_of(run.base).text is not None
     if run.data.prompts and not texts:
         raise wordless(kind(run.base))
     photographs = Photographs(data, 0.0, run.data.strict, report)
@@ -215,7 +215,7 @@ def main(
         raise ConfigError(f"expected --crops to be 1 or more, found {most}")
     for text, folder in zip(("prompt", "negative"), given, strict=True):
         if folder is not None:
-            embedding = face(run.base).embedding(folder, read_any)
+            embedding = face_of(run.base).embedding(folder, read_any)
             open_prompts(run, find(run), torch.device("cpu")).take(getattr(run.base, text), embedding)
     try:
         return prepare(run, data, out, most, report, tick)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..bases import face
+from ..bases import face_of
 from ..errors import TrainingError
 from ..models import checkpoint
 from ..recipes.config import Run
@@ -102,7 +102,7 @@ def compare(out: Path, run: Run) -> None:
 def portable(run: Run) -> dict[str, Any]:
     """The run for a weights file's header: files by name alone, where they lie is nobody's business."""
     public = run.to_dict()
-    for section, names in (("train", (*NETWORKS, *FILES)), ("base", face(run.base).files)):
+    for section, names in (("train", (*NETWORKS, *FILES)), ("base", face_of(run.base).files)):
         for name in names:
             public[section][name] = Path(public[section][name]).name
     return public

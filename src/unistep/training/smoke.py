@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from ..bases import face
+from ..bases import face_of
 from ..bases.tiny import pictures
 from ..data.pairs import Pairs, Photographs
 from ..errors import ConfigError, TrainingError
@@ -98,7 +98,7 @@ def steps(run: Run, data: Path) -> Iterator[Losses]:
 def miniature(run: Run, folder: Path) -> tuple[Run, Path]:
     """The run on a tiny model and on pictures made in code, both in `folder`; and the pictures' folder."""
     train = run.train
-    tiny = face(run.base).tiny(run.base, folder / "base")
+    tiny = face_of(run.base).tiny(run.base, folder / "base")
     if tiny.init is not None:
         train = dataclasses.replace(train, init=tiny.init)
     if train.features != "teacher":
