@@ -31,7 +31,7 @@ def rows(name: str) -> list[tuple[list[int], list[str], list[str]]]:
         title, functions, tests = line.strip("|").split(" | ")
         cited = re.match(r" ?Eq\. [\d, ]+", title)
         numbers = [int(n) for n in re.findall(r"\d+", cited[0])] if cited else []
-        named = re.findall(r"`(test_\w+|tests/test_process\.py)", tests)
+        named = re.findall(r"`(test_\w+|tests/diffusion/test_process\.py)", tests)
         found.append((numbers, re.findall(r"`([\w.]+)`", functions), named))
     return found
 

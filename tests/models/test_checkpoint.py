@@ -13,13 +13,7 @@ from unistep import tensors as tensors_module
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.errors import ModelError
 from unistep.models import checkpoint
-from unistep.models.checkpoint import (
-    load_student,
-    read_header,
-    read_tensors,
-    resolve,
-    save_weights,
-)
+from unistep.models.checkpoint import load_student, read_header, read_tensors, resolve, save_weights
 from unistep.recipes.config import Run
 
 RUN = Run("test", base=CompactConfig((4, 8, 12), (1, 1, 2)))
