@@ -12,13 +12,12 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from common import leave, parser, passed, table
+from common import in_turns, leave, parser, passed, table
 from torch import nn
 
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.bases.compact.student import fold_slot
 from unistep.counting.operators import count, parameters
-from unistep.evaluation.bench import in_turns
 from unistep.models.checkpoint import load_student
 
 OURS, RRDB, SRVGG = "unistep", "RRDBNet-23", "SRVGGNetCompact-32"

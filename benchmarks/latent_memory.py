@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from common import filled, leave, parser, passed
+from common import filled, leave, parser, passed, resident_peak
 from torch import nn
 
 from unistep.autoencoder.codecs import KLCodec
@@ -23,7 +23,6 @@ from unistep.bases.sd3.mmdit import FoldedMMDiT, MMDiTConfig
 from unistep.bases.sd3.sizes import VAE as SD3_VAE
 from unistep.bases.sd21.sdunet import FoldedUNet, UNetConfig
 from unistep.bases.tiny import PUBLISHED_VAE as SD21_VAE
-from unistep.evaluation.bench import resident_peak
 from unistep.students import planning
 from unistep.students.latent import LatentConfig, LatentStudent
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from common import filled, leave, parser, passed
+from common import filled, in_turns, leave, parser, passed
 from diffusers import SD3Transformer2DModel, UNet2DConditionModel
 from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
@@ -37,7 +37,7 @@ from unistep.bases.sd21 import base as sd21_base
 from unistep.bases.sd21 import sdunet
 from unistep.bases.sd21 import sizes as sd21_sizes
 from unistep.counting.operators import Peaks, count
-from unistep.evaluation.bench import in_turns, measured_peaks
+from unistep.evaluation.bench import measured_peaks
 from unistep.students.latent import LatentConfig, LatentStudent
 from unistep.tensors import load_exactly
 

@@ -2,12 +2,16 @@
 
 import functools
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import goldens
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+
+from unistep.diffusion.denoiser import Cond, Denoiser, filled
+from unistep.diffusion.process import Process
 
 GOLDEN = goldens.GOLDEN
 CASES = ("resshift", "sinsr")
@@ -64,3 +68,19 @@ def unet_file(case: str, prefix: str = "", dtype: torch.dtype = torch.float32) -
         prefix + name: unet[name].to(dtype) if name in unet else torch.zeros(shape)
         for name, shape in config(case)["keys"].items()
     }
+
+
+@torch.no_grad()
+def sample_posterior(
+    denoiser: Denoiser, process: Process, z: Tensor, cond: Cond, noises: Iterable[Tensor]
+) -> Tensor:
+    """ResShift's own sampler: from z_T down to z_0, each z_{t-1} drawn from q(z_{t-1} | z_t, z_0, y).
+
+    noises: standard normal, of z's shape, one for each t = T - 1 .. 1.
+    """
+    for t, eps in zip(reversed(range(1, len(process))), noises, strict=True):
+        z0 = denoiser(z, filled(t, z), cond)
+        mean, variance = process.posterior(z0, z, filled(t, z), cond.y)
+        z = mean + variance.sqrt() * eps
+    out: Tensor = denoiser(z, filled(0, z), cond)
+    return out

@@ -29,7 +29,8 @@ from PIL import Image
 from rows import ABLATIONS, ROWS
 
 from unistep.errors import UnistepError
-from unistep.models.checkpoint import read_header, resolve
+from unistep.models.checkpoint import resolve
+from unistep.tensors import read_header
 
 SLOT = "one-step slot"
 CROP = 160

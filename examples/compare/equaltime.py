@@ -23,9 +23,9 @@ from unistep.atomic import atomic_write
 from unistep.data.pairs import Pairs, Photographs
 from unistep.errors import UnistepError
 from unistep.evaluation.bench import timed
-from unistep.models.checkpoint import read_header
 from unistep.recipes.config import Run, override
 from unistep.recipes.recipes import recipe
+from unistep.tensors import read_header
 from unistep.training.batches import make_batches
 from unistep.training.opening import build, open_run
 from unistep.training.players import players

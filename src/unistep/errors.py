@@ -1,13 +1,8 @@
-"""Everything that a user can cause ends in one of these, with one sentence that says what to do.
+"""Everything that a user can cause ends in one of these, with one sentence that says what to do."""
 
-UnistepError
-|- ImageError      a file or an array that cannot be read, made or written
-|- ModelError      weights that are missing, damaged or of another kind
-|- ConfigError     a setting that does not exist or cannot be
-|- DataError       training data that cannot be used
-|- TrainingError   a run that must stop: a non-finite loss, a folder of another run
-`- MemoryLimit     not enough memory even for the smallest tile
-"""
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 
 class UnistepError(Exception):
@@ -15,7 +10,7 @@ class UnistepError(Exception):
 
 
 class ImageError(UnistepError):
-    """A picture that cannot be read, made or written."""
+    """A file or an array that cannot be read, made or written."""
 
 
 class ModelError(UnistepError):
@@ -31,8 +26,24 @@ class DataError(UnistepError):
 
 
 class TrainingError(UnistepError):
-    """A training run that must stop."""
+    """A run that must stop: a non-finite loss, a folder of another run."""
 
 
 class MemoryLimit(UnistepError):
     """Not enough memory even for the smallest tile."""
+
+
+def check_range(section: str, config: Any, names: str, low: float, high: float = math.inf) -> None:
+    """Raises ConfigError for a setting (`names`: with blanks between) that is not from `low` to `high`."""
+    wanted = f"{low} or more" if high == math.inf else f"from {low} to {high}"
+    for name in names.split():
+        value = getattr(config, name)
+        if not (low <= value <= high and value < math.inf):
+            raise ConfigError(f"expected {section}.{name} to be {wanted}, found {value}")
+
+
+def check_choices(section: str, config: Any, choices: Mapping[str, Iterable[str]]) -> None:
+    """Raises ConfigError for a setting that is none of its `choices`."""
+    for name, known in choices.items():
+        if (value := getattr(config, name)) not in known:
+            raise ConfigError(f"expected {section}.{name} to be one of {', '.join(known)}, found “{value}”")

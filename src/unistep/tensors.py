@@ -64,10 +64,16 @@ def read_header(path: Path) -> dict[str, Any]:
     return header
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file, on the CPU, in their stored dtype. Raises ModelError for a damaged file."""
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file, on the CPU, in their stored dtype, and its metadata. Raises ModelError."""
     with _opened(path) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        names = file.keys()
+        return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors alone. Raises ModelError for a damaged file."""
+    return read(path)[0]
 
 
 def sha256(path: Path) -> str:
@@ -87,7 +93,7 @@ def load_exactly(module: nn.Module, tensors: Mapping[str, Tensor], what: str) ->
     ]
     if missing or surplus or other:
         parts = (("missing", missing), ("surplus", surplus), ("of another shape", sorted(other)))
-        found = "; ".join(f"{len(names)} {kind}: {_few(names)}" for kind, names in parts if names)
+        found = "; ".join(f"{len(names)} {kind}: {few(names)}" for kind, names in parts if names)
         raise ModelError(f"expected the tensors of {what}, found {found}")
     module.load_state_dict(dict(tensors), strict=True, assign=True)
 
@@ -97,5 +103,5 @@ def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): p for name, p in tensors.items() if name.startswith(prefix)}
 
 
-def _few(names: list[str], most: int = 5) -> str:
+def few(names: list[str], most: int = 5) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from taesd import TinyCodec
 from torch import Tensor, nn
 
-from unistep.autoencoder.codecs import KLCodec, TinyCodec, TinyDecoder, VQCodec
+from unistep.autoencoder.codecs import KLCodec, TinyDecoder, VQCodec
 from unistep.autoencoder.vq import VQ, VQConfig
 from unistep.errors import ConfigError, ModelError
 from unistep.tensors import load_exactly

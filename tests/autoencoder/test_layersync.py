@@ -8,12 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from taesd import TinyCodec
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from unistep.autoencoder import blockwise, layersync
 from unistep.autoencoder import steps as vaesteps
-from unistep.autoencoder.codecs import Codec, KLCodec, TinyCodec, TinyDecoder, VQCodec
+from unistep.autoencoder.codecs import Codec, KLCodec, TinyDecoder, VQCodec
 from unistep.autoencoder.vq import VQ, VQConfig
 from unistep.counting.peak import Live
 from unistep.errors import ConfigError, MemoryLimit

@@ -207,7 +207,11 @@ def test_a_teacher_wears_its_lora():
     t = filled(400, cond.y)
     with torch.no_grad():
         z_0 = teacher(cond.y, t, cond)
-        assert apart(z_0, base.clothed(merged)(cond.y, t, cond)) < 1e-5 < apart(plain(cond.y, t, cond), z_0)
+        assert (
+            apart(z_0, base.clothed(merged, base.only)(cond.y, t, cond))
+            < 1e-5
+            < apart(plain(cond.y, t, cond), z_0)
+        )
         maps = base.features("teacher", "flow")(cond.y, t, cond)
         assert apart(maps[-1], open_base("sd3").features("teacher", "flow")(cond.y, t, cond)[-1]) > 1e-5
     score = base.denoiser("score", "flow")  # the base and its own LoRA, not the teacher's
@@ -228,7 +232,7 @@ def test_files_that_do_not_fit(tmp_path):
     student = str(folder / "transformer.safetensors")
     refused(r"0 missing and 20 surplus: norm_out", "score", rank_score=4, lora_score=student)
     refused("31 surplus: encoder.conv_in", "teacher", lora_teacher=str(folder / "vae.safetensors"))
-    refused("whole safetensors file", lora_student=str(tmp_path))
+    refused("expected a .safetensors file", lora_student=str(tmp_path))
     cut = load_file(TEACHER)
     cut["transformer.transformer_blocks.7.attn.to_k.lora_A.weight"] = torch.ones(4, 32)
     save_file(cut, tmp_path / "other.safetensors")

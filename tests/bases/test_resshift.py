@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from resshift_golden import CASES, numbers, unet_file, weights
+from resshift_golden import CASES, numbers, sample_posterior, unet_file, weights
 from torch import Tensor
 
 from unistep.autoencoder.codecs import VQCodec
 from unistep.autoencoder.vq import VQ, VQConfig
 from unistep.bases.resshift.network import VARIANTS, SwinDenoiser, net_input, variant_of
-from unistep.bases.resshift.student import build, sample_posterior, student, teacher
+from unistep.bases.resshift.student import build, student, teacher
 from unistep.bases.resshift.swin import SwinConfig, SwinUNet
 from unistep.diffusion.denoiser import Cond, filled
 from unistep.diffusion.sampler import sample

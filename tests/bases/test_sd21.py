@@ -340,7 +340,7 @@ def lose_tensor(folder):
         (listed_config, "to hold a JSON object, found list"),
         (rename, r"found model_v2\.safetensors"),
         (pickled, r"found diffusion_pytorch_model\.bin.*pickles are not read"),
-        (cut, "to be a whole safetensors file"),
+        (cut, "expected a .safetensors file, found something else or a damaged one"),
         (lose_shard, r"the shard part-1\.safetensors .* found none"),
         (lead_outside, r"the shard \.\./part-0\.safetensors .* found none"),
         (list_another, "found 2 that differ .conv_im.weight, conv_in.weight"),

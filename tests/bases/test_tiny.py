@@ -17,7 +17,7 @@ from unistep.bases.sd21 import network as sd21
 from unistep.bases.sd21.network import SD21Denoiser
 from unistep.diffusion.denoiser import Cond, filled
 from unistep.diffusion.process import flow
-from unistep.models import checkpoint
+from unistep.tensors import read_header, read_tensors
 
 pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
@@ -45,7 +45,7 @@ def explained(out, right):
 def opened(kind, init):
     """(denoiser, codec, cond of images) as training opens them."""
     if kind in RESSHIFT:
-        header, tensors = checkpoint.read_header(init)["student"], checkpoint.read_tensors(init)
+        header, tensors = read_header(init)["student"], read_tensors(init)
         base = ResShiftBase(header, tensors, ResShiftConfig())
         return (
             base.denoiser("teacher", "resshift"),

@@ -24,6 +24,7 @@ from unistep.models import checkpoint
 from unistep.models.checkpoint import DEFAULT
 from unistep.recipes.config import Run as Recipe
 from unistep.students.onestep import Options
+from unistep.tensors import read_header, read_tensors, save_weights
 
 FAKE = '''
 """Stands in for unistep.upscaling.upscaler."""
@@ -362,7 +363,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     torch.manual_seed(0)
     settings = Recipe(name="toy", base=CompactConfig(widths=(8, 8, 8), blocks=(1, 1, 1)))
     header = {"run": json.loads(settings.to_json()), "steps": 12, "scores": {"gain": 0.123456}}
-    checkpoint.save_weights(path, CompactDenoiser(settings.base).state_dict(), header, torch.float16)
+    save_weights(path, CompactDenoiser(settings.base).state_dict(), header, torch.float16)
     monkeypatch.setattr(
         checkpoint, "embedded", lambda: {p.stem: p for p in path.parent.glob("*.safetensors")}
     )
@@ -407,12 +408,12 @@ def test_info_says_what_the_header_says(
 def test_a_header_cannot_steer_the_terminal(
     tmp_path: Path, weights: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tensors, header = checkpoint.read_tensors(weights), checkpoint.read_header(weights)
+    tensors, header = read_tensors(weights), read_header(weights)
     path = tmp_path / "hostile.safetensors"
-    checkpoint.save_weights(path, tensors, header | {"\x1b[2Jkey": "\x1b[2Jvalue"}, torch.float16)
+    save_weights(path, tensors, header | {"\x1b[2Jkey": "\x1b[2Jvalue"}, torch.float16)
     assert main(["info", str(path)]) == 0
     header["run"]["base"]["\x1b[2Jsetting"] = 1
-    checkpoint.save_weights(path, tensors, header, torch.float16)
+    save_weights(path, tensors, header, torch.float16)
     assert main(["upscale", str(draw(tmp_path / "a.png", (9, 7))), "-m", str(path)]) == 1
     out, err = capsys.readouterr()
     assert all(word in out + err for word in ("key", "value", "setting")) and "\x1b" not in out + err
@@ -435,10 +436,10 @@ def test_models_are_listed_and_verified(weights: Path, capsys: pytest.CaptureFix
     assert main(["models", "verify"]) == 1
     assert "is not that in SHA256SUMS" in capsys.readouterr().err
     sums.unlink()
-    state = checkpoint.read_tensors(weights)
+    state = read_tensors(weights)
     name = next(iter(state))
     broken = {**state, name: torch.full_like(state[name], torch.nan)}
-    checkpoint.save_weights(weights, broken, checkpoint.read_header(weights), torch.float16)
+    save_weights(weights, broken, read_header(weights), torch.float16)
     assert main(["models", "verify"]) == 1
     assert "finite" in capsys.readouterr().err
     weights.unlink()

@@ -163,7 +163,7 @@ def test_lpips_has_a_gradient_that_is_finite_where_features_vanish(squeeze_files
 
 def test_lpips_names_what_is_wrong_with_its_files(squeeze_files, tmp_path):
     backbone, heads = squeeze_files
-    with pytest.raises(ModelError, match=r"none\.safetensors cannot be read"):
+    with pytest.raises(ModelError, match=r"none\.safetensors: expected a \.safetensors file"):
         LpipsSqueeze(tmp_path / "none.safetensors", heads)
     with pytest.raises(ModelError, match="not SqueezeNet"):
         LpipsSqueeze(heads, backbone)

@@ -13,9 +13,10 @@ from photos import bicubic
 from rows import ABLATIONS, ROWS
 
 from unistep.methods import TSDSRConfig
-from unistep.models.checkpoint import read_header, resolve
+from unistep.models.checkpoint import resolve
 from unistep.recipes.config import override
 from unistep.recipes.recipes import recipe
+from unistep.tensors import read_header
 
 TABLE = {**ROWS, **{f"ablation {name}": row for name, row in ABLATIONS.items()}}
 

@@ -6,10 +6,10 @@ import photos
 import pytest
 import tables
 import torch
+from common import in_turns
 from PIL import Image
 
 from unistep.errors import ImageError
-from unistep.evaluation.bench import in_turns
 
 
 @pytest.fixture

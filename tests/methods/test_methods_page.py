@@ -12,7 +12,7 @@ from unistep.methods import METHODS, TeacherConfig
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "methods.md").read_text()
 TESTS = set(
-    re.findall(r"^def (test_\w+)", "".join(f.read_text() for f in (ROOT / "tests").glob("test_*.py")), re.M)
+    re.findall(r"^def (test_\w+)", "".join(f.read_text() for f in (ROOT / "tests").rglob("test_*.py")), re.M)
 )
 PAPERS = ("tsdsr", "dfosd", "tadsr", "osediff", "sinsr")
 

@@ -14,8 +14,8 @@ from unistep.bases.conversion import Request
 from unistep.command.cli import main
 from unistep.errors import ConfigError, ModelError
 from unistep.models.authors import recognise, student
-from unistep.models.checkpoint import read_header
 from unistep.students.reproduce import reproduce
+from unistep.tensors import read_header
 
 pytest.importorskip("diffusers")
 

@@ -13,8 +13,9 @@ from unistep import tensors as tensors_module
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.errors import ModelError
 from unistep.models import checkpoint
-from unistep.models.checkpoint import load_student, read_header, read_tensors, resolve, save_weights
+from unistep.models.checkpoint import load_student, resolve
 from unistep.recipes.config import Run
+from unistep.tensors import read_header, read_tensors, save_weights
 
 RUN = Run("test", base=CompactConfig((4, 8, 12), (1, 1, 2)))
 HEADER = {"run": RUN.to_dict(), "steps": 3, "samples": 12, "scores": {"score": 0.1 + 0.2}, "history": []}

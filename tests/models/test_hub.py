@@ -20,6 +20,7 @@ from safetensors.torch import save
 from unistep.command.cli import main
 from unistep.errors import ModelError
 from unistep.models import catalogue, checkpoint, hub
+from unistep.tensors import save_weights
 
 constants = pytest.importorskip("huggingface_hub.constants")
 
@@ -292,11 +293,11 @@ def test_students_are_listed_and_verified(
     file = tmp_path / "home/models/mine.safetensors"
     file.parent.mkdir(parents=True)
     header = {"sources": [{"file": "a", "sha256": "b"}]}
-    checkpoint.save_weights(file, {"w": torch.ones(3)}, header, torch.float32)
+    save_weights(file, {"w": torch.ones(3)}, header, torch.float32)
     assert main(["models", "list"]) == main(["models", "verify", str(file)]) == 0
     out = capsys.readouterr().out
     assert "mine.safetensors" in out and "1 sources recorded" in out
-    checkpoint.save_weights(file, {"w": torch.full((3,), torch.nan)}, header, torch.float32)
+    save_weights(file, {"w": torch.full((3,), torch.nan)}, header, torch.float32)
     assert "finite" in fails(capsys, "models", "verify", str(file))
     assert main(["models", "verify"]) == 1
 

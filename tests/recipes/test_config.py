@@ -82,7 +82,7 @@ def test_the_last_override_holds():
         ("train.clip=-1", "train.clip"),
         ("train.ema=1", "train.ema"),
         ("train.betas=[0.9, 1.0]", "train.betas"),
-        ("train.precision=fp8", "expected train.precision to be auto, fp32, bf16, fp16, found “fp8”"),
+        ("train.precision=fp8", "expected train.precision to be one of auto, fp32, bf16, fp16, found “fp8”"),
         ("train.seed=-1", "train.seed"),
         ("train.features=vgg", "expected train.features to be one of teacher, vgg16, alexnet, squeezenet"),
         ("train.warmup=-1", "expected train.warmup to be 0 or more, found -1"),

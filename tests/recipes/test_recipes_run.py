@@ -17,6 +17,7 @@ from unistep.bases.resshift.network import ResShiftConfig
 from unistep.models import checkpoint
 from unistep.recipes import recipes
 from unistep.recipes.config import Run
+from unistep.tensors import read_header
 from unistep.training import loop as train
 from unistep.training import opening, smoke
 from unistep.training.export import export
@@ -121,7 +122,7 @@ def test_trains_resumes_and_exports(tiny_run, tmp_path, monkeypatch, name):
         found = (model(x.clamp(-1, 1)) + 1) / 2
     assert (found - wanted).abs().max() < 1e-4 * max(1.0, wanted.abs().max().item())
     assert wanted.std() > 0.01
-    header = checkpoint.read_header(out)
+    header = read_header(out)
     assert header["run"]["name"] == name and header["steps"] == 4
 
     # the authors' layout is there, and of the trained tensors

@@ -13,10 +13,10 @@ from PIL import Image
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.errors import ConfigError, DataError, TrainingError, UnistepError
 from unistep.methods import METHODS
-from unistep.models.checkpoint import load_student, read_header, read_tensors, save_weights
+from unistep.models.checkpoint import load_student
 from unistep.recipes.config import Run, override
 from unistep.recipes.recipes import recipe
-from unistep.tensors import sha256
+from unistep.tensors import read_header, read_tensors, save_weights, sha256
 from unistep.training import gate, progress
 from unistep.training import loop as module
 from unistep.training.loop import STATE, WEIGHTS, fit

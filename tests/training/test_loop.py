@@ -25,9 +25,10 @@ from unistep.data.pairs import Photographs
 from unistep.diffusion.denoiser import Batch, Terms
 from unistep.errors import ConfigError, DataError, TrainingError, UnistepError
 from unistep.methods.teacher import Teacher
-from unistep.models.checkpoint import load_student, read_header, read_tensors
+from unistep.models.checkpoint import load_student
 from unistep.recipes.config import Run, override
 from unistep.recipes.recipes import recipe
+from unistep.tensors import read_header, read_tensors
 from unistep.training import loop as module
 from unistep.training import progress
 from unistep.training.loop import STATE, WEIGHTS, fit, main, precision, train

@@ -471,10 +471,8 @@ def test_bad_texts(told, tmp_path, sd21):
 
 
 def test_the_command_hands_over(photos, tmp_path, monkeypatch):
-    from unistep.command import prepare as commands
-
     calls = []
-    monkeypatch.setattr(commands, "main", lambda *given: calls.append(given))
+    monkeypatch.setattr("unistep.training.prepare.main", lambda *given: calls.append(given))
     app = App(result_action="return_value")
     app.command(command)
     line = f"prepare r --data {photos} --out {tmp_path} --set a.b=1 --crops 3 --embedding e --strict"

@@ -12,7 +12,8 @@ from tinies import load_denoiser
 
 from unistep import METRICS, Upscaler
 from unistep.data.degrade import degrade
-from unistep.models.checkpoint import DEFAULT, embedded, load_student, read_header
+from unistep.models.checkpoint import DEFAULT, embedded, load_student
+from unistep.tensors import read_header
 
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")
 

@@ -15,9 +15,9 @@ from unistep.bases.compact.student import fold_slot
 from unistep.command.cli import main
 from unistep.errors import ConfigError, ModelError
 from unistep.models import checkpoint
-from unistep.models.checkpoint import load_student, read_header, save_weights
+from unistep.models.checkpoint import load_student
 from unistep.recipes.config import Run
-from unistep.tensors import sha256
+from unistep.tensors import read_header, read_tensors, save_weights, sha256
 
 SMALL = CompactConfig((4, 8, 12), (1, 1, 2))
 
@@ -48,7 +48,7 @@ def pair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def with_header(pair: SimpleNamespace, **more: object) -> Path:
     header = read_header(pair.student) | more
-    save_weights(pair.student, checkpoint.read_tensors(pair.student), header, torch.float16)
+    save_weights(pair.student, read_tensors(pair.student), header, torch.float16)
     return pair.student
 
 

@@ -15,6 +15,7 @@ import shutil
 import tempfile
 from dataclasses import dataclass
 from itertools import pairwise, product
+from typing import TypedDict, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -55,30 +56,33 @@ class Plan:
     """Bytes of the largest activation."""
 
 
-def encode(
-    codec: Codec,
-    x: Tensor,
-    noise: Tensor | None = None,
-    *,
-    block: int = 256,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    store: str | os.PathLike[str] | None = None,
-    mode: str = "exact",
-    progress: Progress | None = None,
-) -> Tensor:
+class How(TypedDict, total=False):
+    """How `encode` and `decode` compute; each has a default.
+
+    block: side of a block in pixels (256), at the full resolution; elsewhere a block has as many bytes.
+    device: where to compute, default: where the codec is. dtype: in what, default: the codec's.
+    store: where activations lie: "host", "device", a folder for memory maps, or None, the default: the
+        host's memory, or a memory map in the folder for temporary files if they take more than `SHARE` of
+        what is free.
+    mode: "exact", the default, or "fast": independent tiles that overlap by `MARGIN` latents, normed with
+        the statistics of a reduced picture; close to the result, not equal to it.
+    progress: called with (work done, work in all) after every block.
+    """
+
+    block: int
+    device: torch.device | str | None
+    dtype: torch.dtype | None
+    store: str | os.PathLike[str] | None
+    mode: str
+    progress: Progress | None
+
+
+def encode(codec: Codec, x: Tensor, noise: Tensor | None = None, **how: Unpack[How]) -> Tensor:
     """codec.encode(x, noise) in bounded device memory.
 
     Args:
         x: [B, 3, H, W] about [-1, 1], sides multiples of the codec's factor, on any device.
         noise: as of `Codec.encode`.
-        block: side of a block in pixels, at the full resolution; elsewhere a block has as many bytes.
-        device: where to compute, default: where the codec is. dtype: in what, default: the codec's.
-        store: where activations lie: "host", "device", a folder for memory maps, or None: the host's memory,
-            or a memory map in the folder for temporary files if they take more than `SHARE` of what is free.
-        mode: "exact", or "fast": independent tiles that overlap by `MARGIN` latents, normed with the
-            statistics of a reduced picture; close to the result, not equal to it.
-        progress: called with (work done, work in all) after every block.
 
     Returns:
         z [B, C, H / factor, W / factor] in `dtype` where x is.
@@ -87,22 +91,12 @@ def encode(
         ConfigError: a setting that cannot be, or sides that are not multiples.
         MemoryLimit: the folder cannot hold the activations.
     """
-    return _call(codec, "encode", x, noise, block, device, dtype, store, mode, progress)
+    return _call(codec, "encode", x, noise, **how)
 
 
-def decode(
-    codec: Codec,
-    z: Tensor,
-    *,
-    block: int = 256,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | None = None,
-    store: str | os.PathLike[str] | None = None,
-    mode: str = "exact",
-    progress: Progress | None = None,
-) -> Tensor:
+def decode(codec: Codec, z: Tensor, **how: Unpack[How]) -> Tensor:
     """codec.decode(z) in bounded device memory: z [B, C, h, w] -> [B, 3, factor h, factor w] (`encode`)."""
-    return _call(codec, "decode", z, None, block, device, dtype, store, mode, progress)
+    return _call(codec, "decode", z, None, **how)
 
 
 def plan(
@@ -165,12 +159,13 @@ def _call(
     direction: str,
     x: Tensor,
     noise: Tensor | None,
-    block: int,
-    device: torch.device | str | None,
-    dtype: torch.dtype | None,
-    store: str | os.PathLike[str] | None,
-    mode: str,
-    progress: Progress | None,
+    *,
+    block: int = 256,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    store: str | os.PathLike[str] | None = None,
+    mode: str = "exact",
+    progress: Progress | None = None,
 ) -> Tensor:
     _check(block, mode)
     channels, multiple = (3, codec.factor) if direction == "encode" else (codec.channels, 1)

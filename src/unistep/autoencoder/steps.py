@@ -242,19 +242,18 @@ def _tiny(build: _Builder, codec: TinyDecoder, direction: str) -> Network:
     net = getattr(codec, "encoder" if direction == "encode" else "decoder", None)
     if net is None:
         raise ConfigError("expected a codec that encodes, found a tiny decoder; use the base's own encoder")
-    relu = F.relu
     layers = list(net)
     for i, layer in enumerate(layers):
         if isinstance(layer, TinyBlock):
             x = build.now
             first, _, second, _, third = layer.conv
-            build.conv(first, after=relu)
-            build.conv(second, after=relu)
-            build.conv(third, residual=x, after=relu)
+            build.conv(first, after=F.relu)
+            build.conv(second, after=F.relu)
+            build.conv(third, residual=x, after=F.relu)
         elif isinstance(layer, nn.Conv2d):
             bounded = i + 1 < len(layers) and isinstance(layers[i + 1], nn.ReLU)
             up = i > 0 and isinstance(layers[i - 1], nn.Upsample)
-            build.conv(layer, up=up, after=relu if bounded else None)
+            build.conv(layer, up=up, after=F.relu if bounded else None)
     if direction == "encode":
         return Network(lambda x: (x + 1) / 2, build.steps, lambda z, noise: z + codec.shift, codec.width)
     return Network(lambda z: layers[0](z - codec.shift), build.steps, lambda x, noise: 2 * x - 1, codec.width)

@@ -5,6 +5,7 @@ works on what lies between the codes.
 """
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -125,28 +126,18 @@ class AttnBlock(nn.Module):
         return out
 
 
-class Downsample(nn.Module):
+class Downsample(nn.Sequential):
     """Halves: a 3x3 convolution of stride 2 that is padded at the right and bottom only."""
 
     def __init__(self, c: int):
-        super().__init__()
-        self.conv = nn.Conv2d(c, c, 3, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.pad(x, (0, 1, 0, 1)))
-        return out
+        super().__init__(OrderedDict(pad=nn.ZeroPad2d((0, 1, 0, 1)), conv=nn.Conv2d(c, c, 3, stride=2)))
 
 
-class Upsample(nn.Module):
+class Upsample(nn.Sequential):
     """Doubles: nearest neighbour, then a 3x3 convolution."""
 
     def __init__(self, c: int):
-        super().__init__()
-        self.conv = nn.Conv2d(c, c, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-        return out
+        super().__init__(OrderedDict(grow=nn.Upsample(scale_factor=2.0), conv=nn.Conv2d(c, c, 3, padding=1)))
 
 
 class Level(nn.Module):
@@ -167,18 +158,12 @@ class Level(nn.Module):
         return x
 
 
-class Mid(nn.Module):
+class Mid(nn.Sequential):
     """Attention between two residual blocks, at the coarsest resolution."""
 
     def __init__(self, c: int):
-        super().__init__()
-        self.block_1 = ResnetBlock(c, c)
-        self.attn_1 = AttnBlock(c)
-        self.block_2 = ResnetBlock(c, c)
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.block_2(self.attn_1(self.block_1(x)))
-        return out
+        parts = {"block_1": ResnetBlock(c, c), "attn_1": AttnBlock(c), "block_2": ResnetBlock(c, c)}
+        super().__init__(OrderedDict(parts))
 
 
 class Encoder(nn.Module):

@@ -3,33 +3,18 @@
 Their own weights stay frozen: each role trains a LoRA of its own.
 """
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choices, check_range
 from .face import FROM_NOTHING, Face, Source, Sources
 from .prompts import Prompts
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MOST_RANK = 1024
 BLIND = "its teacher must see the low-quality image and start from it; this base's sees noise and a text"
-
-
-def require(known: Iterable[str], **settings: str) -> None:
-    """Raises ConfigError for a setting of the base that is not in `known`."""
-    for name, value in settings.items():
-        if value not in known:
-            raise ConfigError(f"expected base.{name} to be one of {', '.join(known)}, found “{value}”")
-
-
-def at_least(least: int, **settings: int) -> None:
-    """Raises ConfigError for a setting of the base below `least`."""
-    for name, value in settings.items():
-        if value < least:
-            raise ConfigError(f"expected base.{name} to be {least} or more, found {value}")
 
 
 @dataclass(frozen=True)
@@ -66,17 +51,15 @@ class AdaptedConfig:
     """What `train.init` must hash to (`unistep train` prints it); empty: the run remembers what it found."""
 
     def __post_init__(self) -> None:
-        require(DTYPES, dtype=self.dtype)
-        at_least(1, rank=self.rank, rank_score=self.rank_score)
-        at_least(0, rank_encoder=self.rank_encoder)
+        check_choices("base", self, {"dtype": DTYPES})
+        check_range("base", self, "rank rank_score", 1)
+        check_range("base", self, "rank_encoder alpha", 0)
         for name in ("rank", "rank_encoder", "rank_score"):
             if getattr(self, name) > MOST_RANK:
                 raise ConfigError(
                     f"expected base.{name} to be at most {MOST_RANK}, found {getattr(self, name)}: a larger "
                     "LoRA is hardly smaller than its layer"
                 )
-        if not 0 <= self.alpha < float("inf"):
-            raise ConfigError(f"expected base.alpha to be 0 or more, found {self.alpha}")
         if self.scale not in (1, 4):
             raise ConfigError(f"expected base.scale to be 1 or 4, found {self.scale}")
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ModelError
+from ..tensors import read_tensors
 
 STEMS = ("diffusion_pytorch_model", "model")
 """How the weights of a component are called; the second in components of transformers."""
@@ -64,18 +64,6 @@ def fingerprint(folder: Path, components: Sequence[str], files: str = "*.safeten
             with file.open("rb") as stream:
                 total.update(hashlib.file_digest(stream, "sha256").digest())
     return total.hexdigest()
-
-
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of one safetensors file. Raises ModelError for a damaged one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"expected {path} to be a whole safetensors file, found another or a cut one ({error}); "
-            "download it again"
-        ) from error
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -1,14 +1,22 @@
 """How a base says which models of others belong to it: where they are, what is needed, on what terms."""
 
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-STABILITY = (
-    "Stability AI Community License: free up to 1 million US dollars of yearly revenue, above that an "
-    "enterprise licence"
-)
-OPENRAIL = "CreativeML Open RAIL++-M: commercial use allowed, uses listed in the licence forbidden"
-APACHE = "Apache-2.0"
-MIT = "MIT"
+LICENCES = {
+    "stability": "Stability AI Community License: free up to 1 million US dollars of yearly revenue, above "
+    "that an enterprise licence",
+    "openrail": "CreativeML Open RAIL++-M: commercial use allowed, uses listed in the licence forbidden",
+    "slab": "S-Lab License 1.0: non-commercial use only",
+}
+"""What a table calls them -> the licence and its main term."""
+INNER = (
+    "*.json", "*.txt", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model-*.safetensors",
+    "model.safetensors", "model-*.safetensors",
+)  # fmt: skip
+"""The full-precision weights and settings of a component of a diffusers folder."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +48,14 @@ class Known:
     note: str | None = None
 
 
-def components(*names: str) -> tuple[str, ...]:
-    """Patterns: the full-precision weights and settings of a diffusers folder's components."""
-    inner = (
-        "*.json",
-        "*.txt",
-        "diffusion_pytorch_model.safetensors",
-        "diffusion_pytorch_model-*.safetensors",
-        "model.safetensors",
-        "model-*.safetensors",
-    )
-    return ("model_index.json", *(f"{name}/{pattern}" for name in names for pattern in inner))
+def read_models(folder: Path) -> dict[str, Known]:
+    """Short name -> model, of the table models.toml; `components` stands there for their patterns."""
+
+    def known(entry: Any) -> Known:
+        licence = entry.pop("licence").format(**LICENCES)
+        if names := entry.pop("components", None):
+            entry["patterns"] = ["model_index.json", *(f"{name}/{one}" for name in names for one in INNER)]
+        fields: Any = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+        return Known(licence=licence, **fields)
+
+    return {name: known(entry) for name, entry in tomllib.loads((folder / "models.toml").read_text()).items()}

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +19,9 @@ from ..autoencoder.codecs import KLCodec
 from ..diffusion.denoiser import Cond, Denoiser, Features, filled
 from ..diffusion.process import Process
 from ..errors import ConfigError
-from ..tensors import part
+from ..tensors import part, read_tensors
 from . import lora
 from .adapted import DTYPES, AdaptedConfig
-from .diffusersfolder import read_tensors
 
 VAE_TARGETS = (
     r"quant_conv|encoder\..*(conv_in|conv_out|conv1|conv2|conv_shortcut|downsamplers\.\d+\.conv"
@@ -80,6 +79,11 @@ class LatentBase(ABC):
     """The network's folder in the diffusers layout, and its name within a denoiser."""
     prefixes: tuple[str, str]
     """Before the names in the authors' LoRA files: in the network's, in the autoencoder's."""
+    clothed: ClassVar[Any]
+    taps: ClassVar[Any]
+    """(network, process) -> the network as a denoiser, and as its encoder half."""
+    text_keys: ClassVar[tuple[str, ...]]
+    """Of the network's configuration: widths of a token's embedding and, if there is one, of the pooled."""
     sigma_data = 1.0
     """Latents are scaled to unit variance."""
     guided = True
@@ -123,18 +127,6 @@ class LatentBase(ABC):
     @abstractmethod
     def targets(self, role: str) -> Sequence[str] | str:
         """The layers that the LoRA of a role trains."""
-
-    @abstractmethod
-    def widths(self) -> tuple[int, ...]:
-        """Of a token's embedding and, if there is one, of the pooled one."""
-
-    @abstractmethod
-    def clothed(self, net: Any) -> Denoiser:
-        """A network as a denoiser."""
-
-    @abstractmethod
-    def taps(self, net: Any) -> Features:
-        """A network as its encoder half."""
 
     @abstractmethod
     def export(
@@ -193,7 +185,7 @@ class LatentBase(ABC):
 
     def denoiser(self, role: str, view: str) -> Denoiser:
         self.process(view)
-        denoiser = self.clothed(self.adapted(role))
+        denoiser: Denoiser = self.clothed(self.adapted(role), self.only)
         if role != "student":
             return denoiser
         learned = (self.prompt, self.pooled) if self.config.learned_prompt else (None, None)
@@ -201,7 +193,8 @@ class LatentBase(ABC):
 
     def features(self, role: str, view: str) -> Features:
         self.process(view)
-        return self.taps(self.adapted(role))
+        features: Features = self.taps(self.adapted(role), self.only)
+        return features
 
     # ---- pictures and texts
 
@@ -221,9 +214,10 @@ class LatentBase(ABC):
         prompt, pooled = self.prompts(text)
         given = [one for one in (prompt, pooled) if one is not None]
         found = tuple(one.shape[-1] for one in given)
-        if prompt.ndim != 3 or found != self.widths():
+        wanted = tuple(getattr(self.net.config, key) for key in self.text_keys)
+        if prompt.ndim != 3 or found != wanted:
             raise ConfigError(
-                f"expected embeddings of widths {self.widths()} on the base {self.name}, found {found}: take "
+                f"expected embeddings of widths {wanted} on the base {self.name}, found {found}: take "
                 "those that this base's text encoders made"
             )
         prompt, *rest = (one.to(self.device, torch.float32) for one in given)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..extras import extra
+from ..tensors import few
 
 
 def strip(names: Mapping[str, Tensor], prefix: str = "", adapter: str = "") -> dict[str, Tensor]:
@@ -136,6 +137,5 @@ def rank(lora: Mapping[str, Tensor]) -> int:
     return ranks[0]
 
 
-def _few(what: str, names: list[str], most: int = 5) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{len(names)} {what}" + (f": {', '.join(names[:most])}{more}" if names else "")
+def _few(what: str, names: list[str]) -> str:
+    return f"{len(names)} {what}" + (f": {few(names)}" if names else "")

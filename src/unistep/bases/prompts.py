@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ..atomic import atomic_path, atomic_write
 from ..errors import ModelError
-from .diffusersfolder import fingerprint, read_config, read_tensors
+from ..tensors import read_header, read_tensors
+from .diffusersfolder import fingerprint, read_config
 
 Embedding = tuple[Tensor, Tensor | None]
 """[1, tokens, D], and where the base takes one [1, P]; float32."""
@@ -229,9 +229,8 @@ def encoded(
 def _header(file: Path) -> dict[str, Any]:
     """Of a kept embedding; of other files, none."""
     try:
-        with safe_open(file, framework="pt") as opened:
-            header = json.loads((opened.metadata() or {}).get("unistep", "{}"))
-    except (SafetensorError, OSError, ValueError):
+        header = read_header(file)
+    except ModelError:
         return {}
     return header if header.keys() >= {"text", "base", "model", "shapes"} else {}
 

@@ -46,6 +46,12 @@ ENCODERS = {"": 8, "_2": 16}
 """Text encoder of one with several -> its width. A third (T5) is left out: zeros take its place."""
 
 
+def read_sizes(beside: str) -> dict[str, dict[str, Any]]:
+    """The configurations of sizes.json in a module's folder: as published, and tiny ones."""
+    found: dict[str, dict[str, Any]] = json.loads(Path(beside).with_name("sizes.json").read_text())
+    return found
+
+
 @contextlib.contextmanager
 def seeded(folder: Path, seed: int = 0) -> Iterator[None]:
     """Makes the folder, and draws within by `seed` alone."""

@@ -2,35 +2,45 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
+from json import dumps
+from typing import TYPE_CHECKING, Annotated
 
+from unistep.command.options import Compile, Device, Dtype, Model, option
 from unistep.command.report import clean
-from unistep.counting.operators import Peaks
 from unistep.errors import ConfigError
-from unistep.evaluation.bench import Result, bench
-from unistep.upscaling.upscaler import Upscaler
+
+if TYPE_CHECKING:
+    from unistep.evaluation.bench import Result
 
 
-def run(
-    model: str | None,
+def bench(
+    model: Model = None,
+    /,
     *,
-    size: int,
-    device: str,
-    dtype: str,
-    repeat: int,
-    compile: bool,
-    peaks: tuple[float, float] | None,
-    as_json: bool,
+    size: Annotated[int, option("Side of the small picture, in pixels. Default: 128.")] = 128,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    repeat: Annotated[int, option("Runs, of which the median counts. Default: 30.")] = 30,
+    compile: Compile = False,
+    peaks: Annotated[
+        tuple[float, float] | None,
+        option("The device's peaks, instead of measuring them.", metavar="TFLOP/s GB/s"),
+    ] = None,
+    json: Annotated[bool, option("One JSON object, for programs.")] = False,
 ) -> int:
-    """`peaks`: TFLOP/s and GB/s; None: measured."""
+    """Measure a model's speed and memory here, against what the device can do at most."""
+    from unistep.counting.operators import Peaks
+    from unistep.evaluation.bench import bench as measure
+    from unistep.upscaling.upscaler import Upscaler
+
     if peaks is not None and not min(peaks) > 0:
         raise ConfigError(f"expected --peaks to be two numbers above 0, found {peaks[0]:g},{peaks[1]:g}")
     upscaler = Upscaler.from_pretrained(model, device=device, dtype=dtype)
     given = None if peaks is None else Peaks(peaks[0] * 1e12, peaks[1] * 1e9)
-    result = bench(upscaler, size, repeat, given, compile)
-    if as_json:
-        print(json.dumps({**asdict(result), "efficiency": result.efficiency, "peaks_given": bool(peaks)}))
+    result = measure(upscaler, size, repeat, given, compile)
+    if json:
+        print(dumps({**asdict(result), "efficiency": result.efficiency, "peaks_given": bool(peaks)}))
         return 0
     print(f"{clean(model or 'the packaged model')}, {result.device}, {result.dtype}")
     for name, value, how in _rows(result, "given" if peaks else "measured"):

@@ -1,4 +1,4 @@
-"""`unistep models`: names, defaults and help; the work is in `commands/models.py`."""
+"""`unistep models`: names, defaults and help; the work is in `models.py`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App
 
-from unistep.command.options import argument, option
+from unistep.command.options import Model, argument, option
 from unistep.recipes import examples
 
 models = App(name="models", help="Weights: list, pull, verify, info, convert, rm.", help_epilogue="")
@@ -33,9 +33,9 @@ def pull(
     *,
     include: Annotated[
         list[str] | None,
-        option("Also files of this pattern; may be repeated.", "--include", metavar="PATTERN"),
+        option("Also files of this pattern; may be repeated.", metavar="PATTERN"),
     ] = None,
-    offline: Annotated[bool, option("Only look whether it is here.", "--offline")] = False,
+    offline: Annotated[bool, option("Only look whether it is here.")] = False,
 ) -> int:
     """Fetch a model of others: its licence is shown, its files are checked."""
     from unistep.command import models as command
@@ -64,13 +64,8 @@ def verify(
     return command.verify(model)
 
 
-@models.command(name="info")
-def info_models(
-    model: Annotated[
-        str | None, argument("MODEL", "Name or .safetensors file. Default: the packaged model.")
-    ] = None,
-    /,
-) -> int:
+@models.command
+def info(model: Model = None, /) -> int:
     """Show what is known of a model: source, licence, hashes, recipe."""
     from unistep.command import models as command
 
@@ -85,31 +80,29 @@ def convert(
     *,
     base: Annotated[
         str | None,
-        option("What the file was trained on: a folder in diffusers' layout or a pulled model.", "--base"),
+        option("What the file was trained on: a folder in diffusers' layout or a pulled model."),
     ] = None,
-    vae: Annotated[Path | None, option("The VQ autoencoder's file, where it needs one.", "--vae")] = None,
+    vae: Annotated[Path | None, option("The VQ autoencoder's file, where it needs one.")] = None,
     embedding: Annotated[
         Path | None,
-        option("Prompt embeddings: TSD-SR's folder of them, or a file of one tensor.", "--embedding"),
+        option("Prompt embeddings: TSD-SR's folder of them, or a file of one tensor."),
     ] = None,
-    prompt: Annotated[str | None, option("Text for the base's own text encoder.", "--prompt")] = None,
+    prompt: Annotated[str | None, option("Text for the base's own text encoder.")] = None,
     kind: Annotated[
         str | None,
-        option("Whose files they are (tsdsr, osediff ...), or tensors. Default: by the file.", "--kind"),
+        option("Whose files they are (tsdsr, osediff ...), or tensors. Default: by the file."),
     ] = None,
     variant: Annotated[
         str | None,
-        option("Which model of its family it is. Default: by the file's name.", "--variant"),
+        option("Which model of its family it is. Default: by the file's name."),
     ] = None,
-    pix: Annotated[float, option("PiSA-SR: share of its pixel-level LoRA. Default: 1.", "--pix")] = 1.0,
-    sem: Annotated[float, option("PiSA-SR: share of its semantic LoRA. Default: 1.", "--sem")] = 1.0,
+    pix: Annotated[float, option("PiSA-SR: share of its pixel-level LoRA. Default: 1.")] = 1.0,
+    sem: Annotated[float, option("PiSA-SR: share of its semantic LoRA. Default: 1.")] = 1.0,
     dtype: Annotated[
         Literal["float16", "bfloat16", "float32"],
-        option("Of the stored weights: float16 (default), bfloat16, float32.", "--dtype"),
+        option("Of the stored weights: float16 (default), bfloat16, float32."),
     ] = "float16",
-    unfolded: Annotated[
-        bool, option("Keep time and prompt as inputs: a teacher, for --steps.", "--unfolded")
-    ] = False,
+    unfolded: Annotated[bool, option("Keep time and prompt as inputs: a teacher, for --steps.")] = False,
 ) -> int:
     """Turn the authors' weights into one .safetensors file, safely."""
     from unistep.command import models as command

@@ -5,37 +5,36 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from unistep.command.options import argument, option
+from unistep.command.options import Recipe, argument, option
+from unistep.command.report import Live
 from unistep.errors import ConfigError
 
 Settings = Annotated[
     list[str] | None,
-    option("Change one setting of the recipe; may be repeated.", "--set", metavar="KEY=VALUE"),
+    option("Change one setting of the recipe; may be repeated.", metavar="KEY=VALUE"),
 ]
-Strict = Annotated[
-    bool, option("Stop at the first image or shard that cannot be used, as data.strict=true.", "--strict")
-]
+Strict = Annotated[bool, option("Stop at the first image or shard that cannot be used, as data.strict=true.")]
 
 
 def train(
-    recipe: Annotated[str, argument("RECIPE", "Name of a recipe; ? lists them.")],
+    recipe: Recipe,
     /,
     *,
     data: Annotated[
         Path | None,
-        option("Folder of training photographs, of tar archives, or of unistep prepare.", "--data"),
+        option("Folder of training photographs, of tar archives, or of unistep prepare."),
     ] = None,
-    out: Annotated[Path | None, option("Folder of the run: checkpoints, curves, sheets.", "--out")] = None,
+    out: Annotated[Path | None, option("Folder of the run: checkpoints, curves, sheets.")] = None,
     set: Settings = None,
     strict: Strict = False,
     dry_run: Annotated[
-        bool, option("Show the resolved run, open its networks, read its images; train nothing.", "--dry-run")
+        bool, option("Show the resolved run, open its networks, read its images; train nothing.")
     ] = False,
     plan: Annotated[
-        bool, option("Show what a step needs in memory and arithmetic; needs no weights, no GPU.", "--plan")
+        bool, option("Show what a step needs in memory and arithmetic; needs no weights, no GPU.")
     ] = False,
     smoke: Annotated[
-        bool, option("Train a tiny random model for a few steps and compare with known losses.", "--smoke")
+        bool, option("Train a tiny random model for a few steps and compare with known losses.")
     ] = False,
 ) -> int:
     """Train a model; the same command again goes on where it stopped."""
@@ -58,7 +57,6 @@ def train(
         raise ConfigError(
             "expected --data FOLDER and --out FOLDER, found none: only --plan and --smoke do without"
         )
-    from unistep.command.report import Live
     from unistep.training.loop import main
 
     live = Live()
@@ -73,14 +71,14 @@ def export(
     *,
     authors: Annotated[
         Path | None,
-        option("Also the LoRA files in the layout of the method's authors.", "--authors", metavar="FOLDER"),
+        option("Also the LoRA files in the layout of the method's authors.", metavar="FOLDER"),
     ] = None,
     dtype: Annotated[
-        Literal["float32", "float16", "bfloat16"], option("Of the weights. Default: float16.", "--dtype")
+        Literal["float32", "float16", "bfloat16"], option("Of the weights. Default: float16.")
     ] = "float16",
 ) -> int:
     """Fold a trained student into one file for `unistep upscale -m`."""
-    from unistep.training.export import DTYPES
+    from unistep.bases.conversion import DTYPES
     from unistep.training.export import export as fold
 
     fold(run, dst, authors, DTYPES[dtype])
@@ -88,33 +86,24 @@ def export(
 
 
 def prepare(
-    recipe: Annotated[str, argument("RECIPE", "Name of a recipe; ? lists them.")],
+    recipe: Recipe,
     /,
     *,
-    data: Annotated[Path, option("Folder of photographs or of tar archives.", "--data")],
-    out: Annotated[Path, option("Folder for the shards; unistep train takes it as --data.", "--out")],
+    data: Annotated[Path, option("Folder of photographs or of tar archives.")],
+    out: Annotated[Path, option("Folder for the shards; unistep train takes it as --data.")],
     set: Settings = None,
-    crops: Annotated[
-        int | None, option("At most so many of each photograph. Default: all that fit.", "--crops")
-    ] = None,
+    crops: Annotated[int | None, option("At most so many of each photograph. Default: all that fit.")] = None,
     embedding: Annotated[
         Path | None,
-        option("TSD-SR's folder of prompt embeddings, for base.prompt.", "--embedding", metavar="FOLDER"),
+        option("TSD-SR's folder of prompt embeddings, for base.prompt.", metavar="FOLDER"),
     ] = None,
-    negative: Annotated[
-        Path | None, option("The same for base.negative.", "--negative", metavar="FOLDER")
-    ] = None,
+    negative: Annotated[Path | None, option("The same for base.negative.", metavar="FOLDER")] = None,
     strict: Strict = False,
 ) -> int:
     """Cut photographs, encode them and their texts, once for all training runs."""
-    from unistep.command import prepare as command
+    from unistep.training.prepare import main
 
-    return command.run(
-        recipe,
-        data,
-        out,
-        [*(set or []), *(["data.strict=true"] if strict else [])],
-        crops=crops,
-        embedding=embedding,
-        negative=negative,
-    )
+    live = Live()
+    settings = [*(set or []), *(["data.strict=true"] if strict else [])]
+    main(recipe, data, out, settings, crops, (embedding, negative), live.report, live.tick)
+    return 0

@@ -17,7 +17,7 @@ GIB = 1 << 30
 
 
 def doctor() -> int:
-    """Print the findings; 1 if one of them is a warning."""
+    """Check this machine: Python, torch, device, memory, codecs, disk."""
     well = True
     for name, check in CHECKS.items():
         try:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from unistep.command.report import clean, complain
+from unistep.command.report import clean, complain, say
 from unistep.errors import ConfigError, ModelError, UnistepError
 from unistep.models import checkpoint, hub
 from unistep.models import convert as pickled
 from unistep.models.catalogue import KNOWN, named
-from unistep.tensors import sha256
+from unistep.tensors import read_header, read_tensors, sha256
 
 SUMS = "SHA256SUMS"  # beside the weights, as `sha256sum` writes it
 
@@ -24,8 +23,8 @@ def info(name_or_path: str | None) -> int:
     if name_or_path is not None and (named(name_or_path) or hub.find(name_or_path)):
         return _table(_known(name_or_path))
     path = checkpoint.resolve(name_or_path)
-    header = checkpoint.read_header(path)
-    tensors = checkpoint.read_tensors(path)
+    header = read_header(path)
+    tensors = read_tensors(path)
     kinds = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()})
     facts = {
         "file": str(path),
@@ -84,13 +83,13 @@ def listing() -> int:
     for file in students:
         print(clean(f"{file.name:{width}}  {_megabytes(file):>8}  {file}"))
     if absent := [name for name in KNOWN if name not in pulled]:
-        print(f"unistep models pull gets: {', '.join(absent)}", file=sys.stderr)
+        say(f"unistep models pull gets: {', '.join(absent)}")
     return 0
 
 
 def pull(name: str, include: Sequence[str], *, offline: bool) -> int:
     """Fetch a model; its licence comes first, its folder last."""
-    model = hub.pull(name, include, offline=offline, report=lambda line: print(clean(line), file=sys.stderr))
+    model = hub.pull(name, include, offline=offline, report=say)
     print(clean(f"{model.name}  {model.revision}  {model.size / 1e6:.1f} MB  {model.folder}"))
     return 0
 
@@ -142,8 +141,8 @@ def _pulled(model: hub.Pulled) -> str:
 
 def _student(file: Path) -> str:
     """Raises ModelError if the file is damaged."""
-    header = checkpoint.read_header(file)
-    for tensor in checkpoint.read_tensors(file).values():
+    header = read_header(file)
+    for tensor in read_tensors(file).values():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"{file}: expected finite weights, found NaN or infinity: the file is damaged")
     sources = header.get("sources", ())

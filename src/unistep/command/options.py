@@ -1,16 +1,24 @@
-"""How the command's options look: help without --no-... forms, defaults only where the help names them."""
+"""How the command's options look, and what several commands take alike."""
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 
-def option(text: str, *names: str, group: Group | None = None, **more: Any) -> Parameter:
-    """An option with its help; without --no-... forms, and with defaults only where the help names them."""
-    if group is not None:
-        more["group"] = group
-    return Parameter(name=names, help=text, negative=(), show_default=False, show_choices=False, **more)
+def option(text: str, *aliases: str, **more: Any) -> Parameter:
+    """An option named as its parameter; without --no-... forms, and defaults only where the help has them."""
+    return Parameter(alias=aliases, help=text, negative=(), show_default=False, show_choices=False, **more)
 
 
 def argument(name: str, text: str) -> Parameter:
     return Parameter(name=name, help=text, negative=(), show_default=False)
+
+
+Model = Annotated[str | None, argument("MODEL", "Name or .safetensors file. Default: the packaged model.")]
+Recipe = Annotated[str, argument("RECIPE", "Name of a recipe; ? lists them.")]
+Device = Annotated[str, option("auto (default), cpu, cuda, cuda:1 ...", "-d")]
+Dtype = Annotated[
+    Literal["auto", "float32", "float16", "bfloat16"],
+    option("auto (default: as the device is fast), float32, float16, bfloat16."),
+]
+Compile = Annotated[bool, option("torch.compile: slow start, then faster.")]

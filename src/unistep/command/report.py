@@ -30,6 +30,11 @@ def complain(text: object, about: object = None) -> None:
     print(f"unistep: {'' if about is None else f'{clean(about)}: '}{clean(text)}", file=sys.stderr)
 
 
+def say(line: str) -> None:
+    """A line for people, on stderr."""
+    print(clean(line), file=sys.stderr)
+
+
 def emit(event: str, **fields: Any) -> None:
     """One JSON object on one line of stdout, at once; bytes of names that are not UTF-8 stay, as \\udcXX."""
     print(json.dumps({"event": event, **fields}), flush=True)

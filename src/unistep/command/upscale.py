@@ -1,35 +1,152 @@
-"""`unistep upscale`: plan, load the model if there is work, run, report."""
+"""`unistep upscale`: plan, load the model if there is work, run, report. Its help needs no torch."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from cyclopts import Group, Parameter
+
+from unistep.command.options import Compile, Device, Dtype, argument, option
 from unistep.command.report import Report, clean, complain, emit_job, times
 from unistep.errors import ConfigError
-from unistep.image import Metadata, Picture
-from unistep.upscaling import folders as batch
+
+if TYPE_CHECKING:
+    from unistep.image import Picture
+    from unistep.upscaling.folders import Job
+
+OUTPUT = Parameter(group=Group.create_ordered("Output"))
+SIZE = Parameter(group=Group.create_ordered("Size: one of these; x4 if none is given"))
+WAY = Parameter(group=Group.create_ordered("How"))
+LARGE = Parameter(group=Group.create_ordered("Students of large models"))
+
+
+def _fit(kind: object, tokens: Sequence[Any]) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)[xX×](\d+)", tokens[0].value)
+    if not match:
+        raise ConfigError(f"--fit takes WIDTHxHEIGHT, such as 1920x1080, found {tokens[0].value!r}")
+    return int(match[1]), int(match[2])
+
+
+def _tile(kind: object, tokens: Sequence[Any]) -> int | str:
+    text = tokens[0].value
+    if text == "auto":
+        return "auto"
+    if not (text.isascii() and text.isdigit() and int(text)):
+        raise ConfigError(f"--tile takes auto or a number of pixels from 1 upward, found {text!r}")
+    return int(text)
 
 
 def upscale(
-    jobs: Sequence[batch.Job],
+    inputs: Annotated[list[Path], argument("INPUT", "Pictures and folders, as many as you like.")],
+    /,
     *,
-    sizing: dict[str, Any],
-    model: str | None,
-    device: str,
-    tile: int | str,
-    colour: str | None,
-    fidelity: float | None,
-    seed: int,
-    dtype: str,
-    vae_tiles: str,
-    options: dict[str, Any],
-    reproduce: bool,
-    metadata: Metadata,
-    quality: int | None,
-    jsonl: bool,
+    output: Annotated[
+        Path | None,
+        option(
+            "Folder for the results; for one picture also a file name. Default: beside each source.", "-o"
+        ),
+        OUTPUT,
+    ] = None,
+    format: Annotated[
+        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
+        option("jpeg, png, webp, tiff, bmp or avif. Default: as the source.", "-f"),
+        OUTPUT,
+    ] = None,
+    suffix: Annotated[
+        str | None, option("Added to names. Default: _x4 (the factor); nothing with --output."), OUTPUT
+    ] = None,
+    recursive: Annotated[bool, option("Also the folders inside a folder.", "-r"), OUTPUT] = False,
+    existing: Annotated[
+        Literal["skip", "overwrite", "rename"],
+        option("Where a result exists: skip (default), overwrite, rename."),
+        OUTPUT,
+    ] = "skip",
+    metadata: Annotated[
+        Literal["keep", "strip", "no-gps"],
+        option("keep (default), strip, or no-gps: all but the place."),
+        OUTPUT,
+    ] = "keep",
+    quality: Annotated[int | None, option("1 to 100, for JPEG, WebP and AVIF."), OUTPUT] = None,
+    scale: Annotated[float | None, option("Factor from 1 to 8, such as 2.5.", "-s"), SIZE] = None,
+    width: Annotated[int | None, option("Width in pixels; the height follows."), SIZE] = None,
+    height: Annotated[int | None, option("Height in pixels; the width follows."), SIZE] = None,
+    fit: Annotated[
+        tuple[int, int] | None,
+        option("As large as fits into a box, such as 1920x1080.", converter=_fit, n_tokens=1, metavar="WxH"),
+        SIZE,
+    ] = None,
+    megapixels: Annotated[float | None, option("Millions of pixels."), SIZE] = None,
+    model: Annotated[
+        str | None, option("Name or .safetensors file. Default: the packaged model.", "-m"), WAY
+    ] = None,
+    device: Annotated[Device, WAY] = "auto",
+    tile: Annotated[
+        int | Literal["auto"],
+        option(
+            "Side of the pieces that are computed at once; smaller takes less memory. Default: auto.",
+            "-t",
+            converter=_tile,
+            n_tokens=1,
+            metavar="PIXELS",
+        ),
+        WAY,
+    ] = "auto",
+    colour: Annotated[
+        Literal["wavelet", "adain", "none"] | None,
+        option("Hold the source's colours: wavelet, adain or none. Default: as the model needs.", "--color"),
+        WAY,
+    ] = None,
+    fidelity: Annotated[
+        float | None,
+        option("0 (restored detail) to 1 (plain, smallest error). Default: as the model needs."),
+        WAY,
+    ] = None,
+    seed: Annotated[int, option("For models that draw noise."), WAY] = 0,
+    dtype: Annotated[Dtype, WAY] = "auto",
+    vae_tiles: Annotated[
+        Literal["auto", "whole", "exact", "fast"],
+        option(
+            "The autoencoder: auto (default), whole, exact (in blocks, the same result), fast (close to it)."
+        ),
+        LARGE,
+    ] = "auto",
+    decoder: Annotated[
+        str | None, option("tiny, or the file of a TAESD decoder: quicker, less fine."), LARGE
+    ] = None,
+    steps: Annotated[int | None, option("Steps of a teacher's own sampler."), LARGE] = None,
+    weights: Annotated[
+        Literal["full", "int8", "int4"],
+        option("full (default), int8 or int4: smaller in memory, less exact."),
+        LARGE,
+    ] = "full",
+    offload: Annotated[bool, option("Keep weights in host memory; slower."), LARGE] = False,
+    compile: Annotated[Compile, LARGE] = False,
+    reproduce: Annotated[
+        bool, option("As the authors' own script does it, to the 8-bit level."), LARGE
+    ] = False,
+    jsonl: Annotated[bool, option("JSON lines on stdout, for programs."), WAY] = False,
+    dry_run: Annotated[bool, option("Only say what would be done."), WAY] = False,
 ) -> int:
-    """Do the jobs and say so; the exit code. An already finished folder does not even load the model."""
+    """Enlarge pictures and folders of pictures."""
+    from unistep.upscaling import folders as batch
+
+    given = {"scale": scale, "width": width, "height": height, "fit": fit, "megapixels": megapixels}
+    sizing: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    sizing = sizing or {"scale": 4.0}
+    if len(sizing) > 1:
+        raise ConfigError(f"--{' and --'.join(sizing)} exclude each other: give one of them")
+    if quality is not None and not 1 <= quality <= 100:
+        raise ConfigError(f"--quality goes from 1 to 100, found {quality}")
+    if fidelity is not None and not 0 <= fidelity <= 1:
+        raise ConfigError(f"expected --fidelity to be from 0 to 1, found {fidelity}")
+    jobs = batch.plan(
+        inputs, output, sizing=sizing, suffix=suffix, format=format, recursive=recursive, existing=existing
+    )
+    if dry_run:
+        return _dry_run(jobs, jsonl=jsonl)
     if reproduce and (tile, vae_tiles, seed) != ("auto", "auto", 0):
         raise ConfigError(
             "--reproduce takes no --tile, --vae-tiles or --seed: it does as the authors' script does"
@@ -37,12 +154,13 @@ def upscale(
     report, whole = Report(jobs, jsonl=jsonl), _whole(sizing) if reproduce else 0
     try:
         upscaler: Any = None
-        if any(job.status == "todo" for job in jobs):
+        if any(job.status == "todo" for job in jobs):  # a finished folder does not even load the model
             from unistep.students.onestep import Options
             from unistep.upscaling.upscaler import Upscaler
 
+            options = Options(steps, decoder, weights, offload, compile)
             upscaler = Upscaler.from_pretrained(
-                model, device=device, dtype=dtype, fidelity=fidelity, options=Options(**options)
+                model, device=device, dtype=dtype, fidelity=fidelity, options=options
             )
 
         def enlarge(picture: Picture) -> Picture:
@@ -74,8 +192,8 @@ def _whole(sizing: dict[str, Any]) -> int:
     return int(scale)
 
 
-def dry_run(jobs: Sequence[batch.Job], *, jsonl: bool) -> int:
-    """What `upscale` would do, on stdout; 1 if it is known already that a file will fail."""
+def _dry_run(jobs: Sequence[Job], *, jsonl: bool) -> int:
+    """What would be done, on stdout; 1 if it is known already that a file will fail."""
     for job in jobs:
         if jsonl:
             emit_job("plan", job)

@@ -33,14 +33,9 @@ KINDS = {
 }
 """Operator -> the kind of its MACs, outside of a linear layer, which may be a bmm too."""
 NO_WORK = {
-    aten._unsafe_view,
-    aten.detach,
-    aten.empty,
-    aten.empty_like,
-    aten.empty_strided,
-    aten.lift_fresh,
+    aten._unsafe_view, aten.detach, aten.empty, aten.empty_like, aten.empty_strided, aten.lift_fresh,
     aten.new_empty,
-}
+}  # fmt: skip
 """Operators that neither read nor write, beside views."""
 
 

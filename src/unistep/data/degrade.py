@@ -145,11 +145,8 @@ class Draw:
         self.generator = torch.Generator("cpu").manual_seed(mixed)
 
     def uniform(self, low: float = 0.0, high: float = 1.0) -> float:
-        return (
-            low
-            + (high - low)
-            * torch.rand((), generator=self.generator, dtype=torch.float64, device="cpu").item()
-        )
+        share = torch.rand((), generator=self.generator, dtype=torch.float64, device="cpu").item()
+        return low + (high - low) * share
 
     def chance(self, probability: float) -> bool:
         return self.uniform() < probability

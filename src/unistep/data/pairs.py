@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError, DataError, UnistepError
+from ..errors import ConfigError, DataError, UnistepError, check_range
 from ..image import Picture, write_image
 from .degrade import DEGRADATIONS, Draw, degrade, without_grey
 from .degrade import preset as named
@@ -72,14 +72,11 @@ class DataConfig:
             )
         if not 0 <= self.holdout < 1:
             raise ConfigError(f"expected data.holdout to be from 0 to less than 1, found {self.holdout}")
-        for name, least in (("workers", 0), ("memory", 0), ("shard", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"expected data.{name} to be {least} or more, found {getattr(self, name)}")
+        check_range("data", self, "workers memory", 0)
+        check_range("data", self, "shard", 1)
         for name, known in (("degrade_on", PLACES), ("latents", LATENTS)):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"expected data.{name} to be {' or '.join(known)}, found “{getattr(self, name)}”"
-                )
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"expected data.{name} to be {' or '.join(known)}, found “{value}”")
 
     @property
     def scale(self) -> int:
@@ -151,11 +148,10 @@ class Photographs:
         total = hashlib.sha256()
         for photo in self.train:
             total.update(self.names[photo].encode() + b"\0")
-            total.update(
-                bytes.fromhex(photo.sha256)
-                if isinstance(photo, Crop)
-                else hashlib.sha256(content(photo)).digest()
-            )
+            if isinstance(photo, Crop):
+                total.update(bytes.fromhex(photo.sha256))
+            else:
+                total.update(hashlib.sha256(content(photo)).digest())
         return total.hexdigest()
 
 
@@ -225,9 +221,8 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         if not isinstance(self.files[0], Crop):  # a shard was checked as a whole
             good: list[Photo] = []
             room = config.memory * 1e9
-            for photo, image in usable(
-                self.files, config.patch, config.strict, report, prompts=config.prompts
-            ):
+            found = usable(self.files, config.patch, config.strict, report, prompts=config.prompts)
+            for photo, image in found:
                 room -= image.numel()
                 if room >= 0:
                     self.cache[len(good)] = image

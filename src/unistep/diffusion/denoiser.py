@@ -166,8 +166,8 @@ class Method(Protocol):
         ...
 
     def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
-        """The critic's losses; z_fake is z_hat, detached."""
-        ...
+        """The critic's losses; z_fake is z_hat, detached. Without a critic there are none."""
+        return {}
 
 
 def check_times(config: Any, names: Sequence[str], process: Process) -> int:
@@ -178,6 +178,16 @@ def check_times(config: Any, names: Sequence[str], process: Process) -> int:
             raise ConfigError(f"expected method.{name} to be from 0 to {last}, the last index of the "
                               f"process, found {getattr(config, name)}")  # fmt: skip
     return last
+
+
+def check_steps(config: Any, names: Sequence[str], process: Process) -> None:
+    """Raises ConfigError for a setting of `names` that is more than the steps of the process."""
+    for name in names:
+        if getattr(config, name) > len(process):
+            raise ConfigError(
+                f"expected method.{name} to be at most {len(process)}, the steps of method.process "
+                f"“{config.process}”, found {getattr(config, name)}; set a smaller one"
+            )
 
 
 def join(*conds: Cond) -> Cond:

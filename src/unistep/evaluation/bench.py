@@ -6,13 +6,10 @@ least time, the roofline of Williams et al. 2009. One run is one call of the net
 is given to the one that it gives: reading, writing, colour fix and tiles are not in it.
 """
 
-import ctypes
-import os
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -155,45 +152,6 @@ def timed(run: Callable[[], object], repeat: int, device: torch.device) -> tuple
         walls.append(time.perf_counter() - wall)
         cpus.append(time.process_time() - cpu)
     return statistics.median(walls), statistics.median(cpus)
-
-
-def in_turns(
-    ways: Mapping[str, Callable[[], object]], rounds: int, device: torch.device
-) -> dict[str, tuple[float, float]]:
-    """Medians of (seconds, CPU seconds) of each way, which take turns: load falls on all alike."""
-    spent: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
-    for _ in range(rounds):
-        for way, run in ways.items():
-            spent[way].append(timed(run, 1, device))
-    return {
-        way: (statistics.median(wall for wall, _ in pairs), statistics.median(cpu for _, cpu in pairs))
-        for way, pairs in spent.items()
-    }
-
-
-def resident_peak(run: Callable[[], object], before: Callable[[], object]) -> int:
-    """Bytes by which this process's resident memory would grow at the peak of `run`: it runs in a fork.
-
-    before: a smaller run, in which libraries are read into memory. Linux with glibc, on a CPU.
-    """
-    import resource  # not on every system
-
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        before()
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed would hide a part of the peak
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-        start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        run()
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start
-        os.write(writing, str(grown * 1024).encode())
-        os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as pipe:
-        found = pipe.read()
-    os.waitpid(child, 0)
-    return int(found)
 
 
 def measured_peaks(device: torch.device, dtype: torch.dtype = torch.float32) -> Peaks:

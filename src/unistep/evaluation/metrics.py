@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import ConfigError, ImageError, ModelError
 from ..losses import featurenets
+from ..tensors import read_tensors
 
 Score = Callable[..., Tensor]
 Protocol = Literal["pyiqa", "basicsr", "rounded"]
@@ -111,8 +112,8 @@ class LpipsSqueeze(nn.Module):
         super().__init__()
         self.features = featurenets.FeatureNet("squeezenet")
         try:
-            self.features.load(featurenets.read(backbone)[0])
-            linear = featurenets.heads_of(featurenets.read(heads)[0], "squeezenet")
+            self.features.load(read_tensors(Path(backbone)))
+            linear = featurenets.heads_of(read_tensors(Path(heads)), "squeezenet")
         except ModelError as error:
             raise ModelError(f"{backbone}, {heads}: not SqueezeNet 1.1 and LPIPS heads: {error}") from error
         for i, head in enumerate(linear):

@@ -28,7 +28,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from unistep.atomic import atomic_write
 from unistep.errors import ImageError
@@ -36,11 +35,10 @@ from unistep.image import icc
 from unistep.image.decoders import decode, look
 from unistep.image.encoders import FORMATS, Sheet, encode
 from unistep.image.metadata import rewrite_exif, rewrite_xmp
-from unistep.image.pixels import bleed, quantise, upright
-from unistep.image.stored import CMYK, PALETTE, RGB, Header, Stored, Undecodable
+from unistep.image.pixels import Floats, bleed, quantise, upright
+from unistep.image.stored import CMYK, PALETTE, RGB, Stored, Undecodable
 from unistep.image.tiff import MAX_BYTES
 
-Floats = npt.NDArray[np.float32]
 Metadata = Literal["keep", "strip", "no-gps"]
 PathLike = str | os.PathLike[str]
 
@@ -197,17 +195,13 @@ def _space(family: str) -> str:
     return RGB if family == PALETTE else family
 
 
-def _source(header: Header, family: str, depth: int) -> Source:
-    return Source(header.format, family, depth, header.icc, header.exif, header.xmp, header.dpi, header.notes)
-
-
 def _picture(stored: Stored) -> Picture:
-    depth = 8 * stored.colour.itemsize
-    source = _source(stored.header, stored.family, depth)
+    h, depth = stored.header, 8 * stored.colour.itemsize
+    source = Source(h.format, stored.family, depth, h.icc, h.exif, h.xmp, h.dpi, h.notes)
     profile, trouble = _profile(source)
     if trouble:
         source = replace(source, icc=None, notes=(*source.notes, trouble))
-    turn = stored.header.orientation
+    turn = h.orientation
     rgb = profile.decode(upright(stored.colour, turn))
     if stored.alpha is None:
         return Picture(rgb, None, source)

@@ -11,14 +11,11 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 
 from unistep.image import metadata, tiff
-from unistep.image.pixels import to_palette
-from unistep.image.stored import CMYK, GREY, PALETTE
-
-Codes = npt.NDArray[Any]  # uint8 or uint16
+from unistep.image.pixels import pillow, to_palette
+from unistep.image.stored import CMYK, GREY, PALETTE, Codes
 
 
 @dataclass(frozen=True)
@@ -103,16 +100,11 @@ def _image(sheet: Sheet) -> tuple[Image.Image, bytes | None]:
     channels = codes.shape[2]
     if sheet.family == PALETTE:
         indices, palette = to_palette(codes)
-        image = _from(indices, "P")
+        image = pillow(indices, "P")
         image.putpalette(palette[:, :3].tobytes())
         return image, palette[:, 3].tobytes() if channels == 4 else None
     mode = "CMYK" if sheet.family == CMYK else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
-    return _from(codes, mode), None
-
-
-def _from(codes: Codes, mode: str) -> Image.Image:
-    height, width = codes.shape[:2]
-    return Image.frombuffer(mode, (width, height), np.ascontiguousarray(codes), "raw", mode, 0, 1)
+    return pillow(codes, mode), None
 
 
 def _png(sheet: Sheet) -> bytes:

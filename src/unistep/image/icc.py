@@ -21,9 +21,10 @@ import imagecodecs
 import numpy as np
 import numpy.typing as npt
 
-Floats = npt.NDArray[np.float32]
+from unistep.image.pixels import Floats
+from unistep.image.stored import Codes
+
 Doubles = npt.NDArray[np.float64]
-Codes = npt.NDArray[Any]  # uint8 or uint16
 
 SPACES = {b"GRAY": "grey", b"RGB ": "rgb", b"CMYK": "cmyk"}
 CHANNELS = {"grey": 1, "rgb": 3, "cmyk": 4}

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from unistep.image.stored import Codes
+
 Floats = npt.NDArray[np.float32]
-Codes = npt.NDArray[Any]  # uint8 or uint16
 
 BAND = 1 << 20  # samples converted at a time: bounds the memory of the temporaries
 
@@ -58,7 +59,7 @@ def to_palette(codes: Codes) -> tuple[Codes, Codes]:
     """
     height, width, channels = codes.shape
     mode = "RGB" if channels == 3 else "RGBA"
-    image = Image.frombuffer(mode, (width, height), np.ascontiguousarray(codes), "raw", mode, 0, 1)
+    image = pillow(codes, mode)
     colours = image.getcolors(256)
     if colours is not None:
         palette = np.array(sorted(colour for _, colour in colours), np.uint8)
@@ -73,6 +74,12 @@ def to_palette(codes: Codes) -> tuple[Codes, Codes]:
         adapted = image.quantize(256, Image.Quantize.FASTOCTREE)
     entries = np.array(adapted.getpalette(mode), np.uint8).reshape(-1, channels)
     return np.asarray(adapted, np.uint8), entries
+
+
+def pillow(codes: Codes, mode: str) -> Image.Image:
+    """8-bit codes [H,W] or [H,W,C] as a Pillow image."""
+    height, width = codes.shape[:2]
+    return Image.frombuffer(mode, (width, height), np.ascontiguousarray(codes), "raw", mode, 0, 1)
 
 
 def _packed(colours: Codes) -> npt.NDArray[np.uint32]:

@@ -6,11 +6,9 @@ projects are not part of Unistep: the caller names the files.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import ModelError
@@ -137,15 +135,6 @@ class FeatureNet(nn.Module):
             if i in self.layout.taps:
                 maps.append(x)
         return maps
-
-
-def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and metadata of a safetensors file. Raises ModelError for a missing or a damaged one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read as safetensors: {error}") from error
 
 
 def heads_of(tensors: dict[str, Tensor], kind: str) -> list[Tensor]:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..diffusion.denoiser import Cond, Features
 from ..errors import ConfigError, ModelError
+from ..tensors import read
 from . import featurenets
 from .featurenets import LEAST, NETWORKS, FeatureNet, Pairs
 
@@ -254,7 +255,7 @@ def _read(file: str, what: str, setting: str) -> tuple[dict[str, Tensor], dict[s
         )
     if not path.is_file():
         raise ModelError(f"{path}: expected {what} there, found no file: name it in {setting}")
-    return featurenets.read(path)
+    return read(path)
 
 
 def _name(form: str, network: FeatureNetwork, published: str | None) -> str:

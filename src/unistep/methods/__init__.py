@@ -19,17 +19,6 @@ METHODS: dict[str, tuple[type[Any], type]] = {
 }
 
 __all__ = [
-    "DFOSD",
-    "METHODS",
-    "TADSR",
-    "TSDSR",
-    "DFOSDConfig",
-    "OSEDiff",
-    "OSEDiffConfig",
-    "SinSR",
-    "SinSRConfig",
-    "TADSRConfig",
-    "TSDSRConfig",
-    "Teacher",
-    "TeacherConfig",
-]
+    "DFOSD", "METHODS", "TADSR", "TSDSR", "DFOSDConfig", "OSEDiff", "OSEDiffConfig", "SinSR", "SinSRConfig",
+    "TADSRConfig", "TSDSRConfig", "Teacher", "TeacherConfig",
+]  # fmt: skip

@@ -43,7 +43,7 @@ from ..diffusion.denoiser import (
 )
 from ..diffusion.process import Process
 from ..diffusion.sampler import start
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choices, check_range
 from ..losses.terms import edge_loss, grid_loss
 
 SPATIAL = ("mse", "lpips", "ea-lpips", "dists", "ea-dists")
@@ -96,16 +96,10 @@ class DFOSDConfig:
 
     def __post_init__(self) -> None:
         options = {"spatial": SPATIAL, "discriminator": ("none", *DISCRIMINATORS), "taps": ("all", "mid")}
-        for name, known in options.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(f"expected method.{name} to be one of {', '.join(known)}, "
-                                  f"found “{getattr(self, name)}”")  # fmt: skip
-        for name in ("weight_mse", "lambda_perceptual", "lambda_adv", "weight_edge", "weight_grid"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"expected method.{name} to be 0 or more, found {getattr(self, name)}")
-        for name in ("head_width", "ada_every", "ada_step"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"expected method.{name} to be 1 or more, found {getattr(self, name)}")
+        check_choices("method", self, options)
+        weights = "weight_mse lambda_perceptual lambda_adv weight_edge weight_grid"
+        check_range("method", self, weights, 0)
+        check_range("method", self, "head_width ada_every ada_step", 1)
         if not -1 < self.ada_target < 1:
             raise ConfigError(f"expected method.ada_target to be between -1 and 1, found {self.ada_target}")
         if not 0 <= self.t_nad_min <= self.t_nad_max:

@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Method, Terms, check_times, filled
+from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Terms, filled
 from ..diffusion.sampler import start
-from ..errors import ConfigError
-from .tsdsr import predict, score_loss, unguided
+from ..errors import ConfigError, check_range
+from .tsdsr import ScoreDistilled, predict, score_loss
 
 W_MIN = 1e-6
 """Where teacher and student agree to the last bit the direction is 0, not 0 / 0. Not in the authors' code."""
@@ -50,9 +50,7 @@ class OSEDiffConfig:
     """Weight of the score distillation (released)."""
 
     def __post_init__(self) -> None:
-        for name in ("guidance", "weight_mse", "lambda_1", "lambda_2"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"expected method.{name} to be 0 or more, found {getattr(self, name)}")
+        check_range("method", self, "guidance weight_mse lambda_1 lambda_2", 0)
         if not 0 <= self.t_min <= self.t_max:
             raise ConfigError(
                 f"expected 0 <= method.t_min <= method.t_max, found {self.t_min} and {self.t_max}"
@@ -61,27 +59,14 @@ class OSEDiffConfig:
             raise ConfigError("expected a loss that moves the student, found none; set method.weight_mse")
 
 
-class OSEDiff(Method):
+class OSEDiff(ScoreDistilled):
     """`lpips` is None where lambda_1 is 0, the score network (`critic`) where lambda_2 is."""
 
-    teacher: Denoiser
-
-    def __init__(
-        self, config: OSEDiffConfig, student: Denoiser, teacher: Denoiser, score: Denoiser | None,
-        decode: Callable[[Tensor], Tensor], lpips: Distance | None = None,
-    ):  # fmt: skip
-        self.config, self.student, self.teacher, self.critic = config, student, teacher, score
-        self.decode, self.lpips, self.t_student = decode, lpips, config.t_student
-        check_times(config, ("t_student", "t_max"), teacher.process)
+    config: OSEDiffConfig
 
     @classmethod
     def build(cls, config: OSEDiffConfig, base: Base, perceptual: Callable[[str], Distance]) -> "OSEDiff":
-        student, teacher = (base.denoiser(role, config.process) for role in ("student", "teacher"))
-        score = base.denoiser("score", config.process) if config.lambda_2 else None
-        if score is not None and config.guidance != 1 and not base.guided:
-            raise unguided(config.guidance)
-        lpips = perceptual("lpips") if config.lambda_1 else None
-        return cls(config, student, teacher, score, base.decode, lpips)
+        return cls.of(config, base, perceptual, config.lambda_2, config.lambda_1)
 
     def generate(self, batch: Batch) -> Tensor:
         """z_hat; the low-quality latent stands where the noise of the last time would be."""
@@ -115,14 +100,6 @@ class OSEDiff(Method):
             return {}
         t = torch.randint(len(self.critic.process), (len(z_fake),), device=z_fake.device)
         return {"score": score_loss(self.critic, z_fake, torch.randn_like(z_fake), t, batch.told)}
-
-    def null(self, batch: Batch) -> Cond | None:
-        """The negative prompt, None where guidance is 1. Raises ConfigError if there is none."""
-        if self.config.guidance == 1:
-            return None
-        if batch.null is None:
-            raise unguided(self.config.guidance)
-        return batch.null
 
 
 @torch.no_grad()

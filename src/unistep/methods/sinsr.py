@@ -21,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Method, Terms, filled
+from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Method, Terms, check_steps, filled
 from ..diffusion.process import Process
 from ..diffusion.sampler import sample, times
-from ..errors import ConfigError
+from ..errors import ConfigError, check_range
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,13 @@ class SinSRConfig:
     """The inverse is asked at index 0, but its input is scaled as at the last index."""
 
     def __post_init__(self) -> None:
-        weights = ("weight_distill", "weight_inverse", "weight_gt")
-        for name in weights:
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"expected method.{name} to be 0 or more, found {getattr(self, name)}")
+        check_range("method", self, "weight_distill weight_inverse weight_gt", 0)
+        check_range("method", self, "teacher_steps", 1)
         if not (self.weight_distill or self.weight_gt):
             raise ConfigError(
                 "expected a loss that moves the student's answer at its last index, found none; set "
                 "method.weight_distill or method.weight_gt"
             )
-        if self.teacher_steps < 1:
-            raise ConfigError(f"expected method.teacher_steps to be 1 or more, found {self.teacher_steps}")
 
     @classmethod
     def released(cls, process: str, **changes: Any) -> "SinSRConfig":
@@ -72,11 +68,7 @@ class SinSR(Method):
     def __init__(self, config: SinSRConfig, student: Denoiser, teacher: Denoiser):
         self.config, self.student, self.teacher = config, student, teacher
         self.process = teacher.process
-        if config.teacher_steps > len(self.process):
-            raise ConfigError(
-                f"expected method.teacher_steps to be at most {len(self.process)}, the steps of "
-                f"method.process “{config.process}”, found {config.teacher_steps}; set a smaller one"
-            )
+        check_steps(config, ("teacher_steps",), self.process)
 
     @classmethod
     def build(cls, config: SinSRConfig, base: Base, perceptual: Callable[[str], Distance]) -> "SinSR":
@@ -113,10 +105,6 @@ class SinSR(Method):
         if c.weight_gt:
             terms["gt"] = c.weight_gt * consistency(self.z_gt, batch.z_hq)
         return terms
-
-    def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
-        """Nothing: there is no critic."""
-        return {}
 
     def invert(self, z_0: Tensor, cond: Cond) -> Tensor:
         """f_theta(z_0, y, 0) -> the z_T that z_0 came from. The student does not denoise at index 0 any more.

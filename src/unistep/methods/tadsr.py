@@ -24,10 +24,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import spectral_norm
 
-from ..diffusion.denoiser import Base, Batch, Cond, Denoiser, Distance, Features, Method, Terms, filled
+from ..diffusion.denoiser import (
+    Base,
+    Batch,
+    Cond,
+    Denoiser,
+    Distance,
+    Features,
+    Method,
+    Terms,
+    check_steps,
+    filled,
+)
 from ..diffusion.process import Process
 from ..diffusion.sampler import sample, times
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choices, check_range
 from ..losses.terms import push
 
 Predictor = Callable[[Tensor, Tensor, Cond], Tensor]
@@ -35,7 +46,11 @@ Predictor = Callable[[Tensor, Tensor, Cond], Tensor]
 
 KERNEL = 9
 """Tokens that a head sees at once, around a ring of all (released)."""
-CHOICES = {"score": ("hsd", "sds"), "noise": ("normal", "uniform"), "weighting": ("heads", "tokens")}
+CHOICES = {
+    "score": ("hsd", "sds"),
+    "noise": ("normal", "uniform"),
+    "weighting": ("heads", "tokens"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,20 +87,13 @@ class TADSRConfig:
     """Divide z_t' by its standard deviation before a teacher that does so itself (released)."""
 
     def __post_init__(self) -> None:
-        for name in ("weight_distill", "lambda_hsd", "lambda_adv"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"expected method.{name} to be 0 or more, found {getattr(self, name)}")
+        check_range("method", self, "weight_distill lambda_hsd lambda_adv", 0)
+        check_range("method", self, "teacher_steps t_hsd t_dis c_dim", 1)
+        check_choices("method", self, CHOICES)
         if not (self.weight_distill or self.lambda_hsd or self.lambda_adv):
             raise ConfigError("expected a loss that moves the student, found none; set method.weight_distill")
-        for name in ("teacher_steps", "t_hsd", "t_dis", "c_dim"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"expected method.{name} to be 1 or more, found {getattr(self, name)}")
         if self.embed_dim < 2 or self.embed_dim % 2:
             raise ConfigError(f"expected method.embed_dim to be even and 2 or more, found {self.embed_dim}")
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise ConfigError(f"expected method.{name} to be one of {', '.join(known)}, "
-                                  f"found “{getattr(self, name)}”")  # fmt: skip
 
     @classmethod
     def released(cls, process: str, **changes: Any) -> "TADSRConfig":
@@ -112,12 +120,7 @@ class TADSR(Method):
         self.config, self.student, self.teacher = config, student, teacher
         self.features, self.process = features, teacher.process
         self.critic = critic if config.lambda_adv else None
-        for name in ("teacher_steps", "t_hsd", "t_dis"):
-            if getattr(config, name) > len(self.process):
-                raise ConfigError(
-                    f"expected method.{name} to be at most {len(self.process)}, the steps of "
-                    f"method.process “{config.process}”, found {getattr(config, name)}; set a smaller one"
-                )
+        check_steps(config, ("teacher_steps", "t_hsd", "t_dis"), self.process)
 
     @classmethod
     def build(cls, config: TADSRConfig, base: Base, perceptual: Callable[[str], Distance]) -> "TADSR":

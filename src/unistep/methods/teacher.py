@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..diffusion.denoiser import Base, Batch, Distance, Method, Terms
-from ..errors import ConfigError
+from ..errors import ConfigError, check_range
 from ..losses.terms import edge_loss, grid_loss
 
 
@@ -39,8 +39,7 @@ class TeacherConfig:
     weight_grid: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.slot_share <= 1:
-            raise ConfigError(f"expected method.slot_share to be from 0 to 1, found {self.slot_share}")
+        check_range("method", self, "slot_share", 0, 1)
         if not 0 < self.s_min <= self.s_max or self.s_mean <= 0:
             raise ConfigError(f"expected 0 < method.s_min <= method.s_max and method.s_mean > 0, "
                               f"found {self.s_min}, {self.s_max} and {self.s_mean}")  # fmt: skip
@@ -108,10 +107,6 @@ class Teacher(Method):
             if c.weight_grid:
                 terms["grid"] = c.weight_grid * grid_loss(x_hat, x_hq) / sd
         return terms
-
-    def critic_loss(self, batch: Batch, z_fake: Tensor) -> Terms:
-        """A teacher has no critic."""
-        return {}
 
 
 def sample_s(c: TeacherConfig, n: int, device: torch.device) -> Tensor:

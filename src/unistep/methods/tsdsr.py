@@ -26,7 +26,7 @@ The ablations of the paper, as settings:
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,7 @@ from ..diffusion.denoiser import (
 )
 from ..diffusion.process import Process
 from ..diffusion.sampler import guide
-from ..errors import ConfigError
+from ..errors import ConfigError, check_range
 from ..losses.terms import push
 
 BIAS = 25
@@ -93,17 +93,13 @@ class TSDSRConfig:
     """The score network's loss is on z_0, with a random weight (`score_loss_released`)."""
 
     def __post_init__(self) -> None:
-        for name in ("gamma", "guidance", "dasm_weight", "weight_lpips", "weight_mse", "dasm_steps"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"expected method.{name} to be 0 or more, found {getattr(self, name)}")
-        if not 0 <= self.lambda_vsd <= 1:
-            raise ConfigError(f"expected method.lambda_vsd to be from 0 to 1, found {self.lambda_vsd}")
+        check_range("method", self, "gamma guidance dasm_weight weight_lpips weight_mse dasm_steps", 0)
+        check_range("method", self, "lambda_vsd", 0, 1)
+        check_range("method", self, "dasm_stride", 1)
         if not 0 <= self.t_min <= self.t_max:
             raise ConfigError(
                 f"expected 0 <= method.t_min <= method.t_max, found {self.t_min} and {self.t_max}"
             )
-        if self.dasm_stride < 1:
-            raise ConfigError(f"expected method.dasm_stride to be 1 or more, found {self.dasm_stride}")
         if self.released_skip_last and not self.dasm_steps:
             raise ConfigError(
                 "expected method.dasm_steps to be 1 or more with method.released_skip_last, found 0"
@@ -132,35 +128,59 @@ class TSDSRConfig:
         return cls(**{**values, **changes})
 
 
-class TSDSR(Method):
-    """Algorithm 1. `lpips` is None where its weight is 0, the score network (`critic`) where gamma is."""
+class ScoreDistilled(Method):
+    """The players of TSD-SR and OSEDiff: a frozen teacher, and one that is fitted to the student."""
 
     teacher: Denoiser
 
     def __init__(
-        self, config: TSDSRConfig, student: Denoiser, teacher: Denoiser, score: Denoiser | None,
+        self, config: Any, student: Denoiser, teacher: Denoiser, score: Denoiser | None,
         decode: Callable[[Tensor], Tensor], lpips: Distance | None = None,
     ):  # fmt: skip
         self.config, self.student, self.teacher, self.critic = config, student, teacher, score
         self.decode, self.lpips, self.t_student = decode, lpips, config.t_student
+        self.last = check_times(config, ("t_student", "t_max"), teacher.process)
+
+    @classmethod
+    def of(
+        cls, config: Any, base: Base, perceptual: Callable[[str], Distance], scored: float, compared: float
+    ) -> Self:
+        """scored, compared: weights of the score's loss and of LPIPS; 0: its network is not opened."""
+        student, teacher = (base.denoiser(role, config.process) for role in ("student", "teacher"))
+        score = base.denoiser("score", config.process) if scored else None
+        if score is not None and config.guidance != 1 and not base.guided:
+            raise unguided(config.guidance)
+        lpips = perceptual("lpips") if compared else None
+        return cls(config, student, teacher, score, base.decode, lpips)
+
+    def null(self, batch: Batch) -> Cond | None:
+        """The condition without content, None where guidance is 1. Raises ConfigError if there is none."""
+        if self.config.guidance == 1:
+            return None
+        if batch.null is None:
+            raise unguided(self.config.guidance)
+        return batch.null
+
+
+class TSDSR(ScoreDistilled):
+    """Algorithm 1. `lpips` is None where its weight is 0, the score network (`critic`) where gamma is."""
+
+    config: TSDSRConfig
+
+    def __init__(self, config: TSDSRConfig, student: Denoiser, teacher: Denoiser, *more: Any):
+        super().__init__(config, student, teacher, *more)
         if teacher.process.predicts == "z0":
             # The directions are descended, and z_0 has the opposite sign of noise: the student would flee z.
             raise ConfigError("expected method.process to be one whose network predicts noise or velocity, "
                               f"found “{config.process}”, which predicts z_0; set flow or ddpm")  # fmt: skip
-        last = check_times(config, ("t_student", "t_max"), teacher.process)
         reach = config.dasm_steps * config.dasm_stride
-        if reach > last:
-            raise ConfigError(f"expected method.dasm_steps * method.dasm_stride to be at most {last}, the "
-                              f"last index of the process, found {reach}")  # fmt: skip
+        if reach > self.last:
+            raise ConfigError(f"expected method.dasm_steps * method.dasm_stride to be at most "
+                              f"{self.last}, the last index of the process, found {reach}")  # fmt: skip
 
     @classmethod
     def build(cls, config: TSDSRConfig, base: Base, perceptual: Callable[[str], Distance]) -> "TSDSR":
-        student, teacher = (base.denoiser(role, config.process) for role in ("student", "teacher"))
-        score = base.denoiser("score", config.process) if config.gamma else None
-        if score is not None and config.guidance != 1 and not base.guided:
-            raise unguided(config.guidance)
-        lpips = perceptual("lpips") if config.weight_lpips else None
-        return cls(config, student, teacher, score, base.decode, lpips)
+        return cls.of(config, base, perceptual, config.gamma, config.weight_lpips)
 
     def generate(self, batch: Batch) -> Tensor:
         """Line 5: z_hat; the low-quality latent stands where the noise of the last time would be."""
@@ -201,14 +221,6 @@ class TSDSR(Method):
         """Lines 8 and 23: t [B] from t_min to t_max, both included, and eps."""
         t = torch.randint(self.config.t_min, self.config.t_max + 1, (len(z),), device=z.device)
         return t, torch.randn_like(z)
-
-    def null(self, batch: Batch) -> Cond | None:
-        """The condition without content, None where guidance is 1. Raises ConfigError if there is none."""
-        if self.config.guidance == 1:
-            return None
-        if batch.null is None:
-            raise unguided(self.config.guidance)
-        return batch.null
 
 
 def unguided(guidance: float) -> ConfigError:

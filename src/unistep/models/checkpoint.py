@@ -12,19 +12,7 @@ from torch import nn
 from ..bases import BASES, Face
 from ..errors import ConfigError, ModelError
 from ..students.onestep import Options
-from ..tensors import read_header, read_tensors, save_weights, sha256
-
-__all__ = [
-    "DEFAULT",
-    "default_fidelity",
-    "embedded",
-    "load_student",
-    "plain_file",
-    "read_header",
-    "read_tensors",
-    "resolve",
-    "save_weights",
-]
+from ..tensors import read_header, read_tensors, sha256
 
 DEFAULT = "compact-sharp"
 """The embedded model that is used when none is named."""

@@ -16,6 +16,7 @@ import contextlib
 import ctypes
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 from math import ceil, isqrt
 from pathlib import Path
@@ -82,7 +83,7 @@ def bands(
         image, out = np.pad(image, spare, mode="edge"), None
     margin = _aligned(getattr(model, "overlap", OVERLAP) if overlap is None else overlap)
     device = torch.device(device)
-    side = automatic_tile(device, margin) if tile == "auto" else _checked(tile)
+    side = automatic_tile(device, margin) if tile == "auto" else _aligned(checked_tile(tile))
     batch = batch or _automatic_batch(device, side + 2 * margin)
     run = _Runner(model, image, scale, margin, side, batch, device, dtype, out)
     total, left = height * width, height * scale
@@ -92,23 +93,19 @@ def bands(
         del band  # only one is held at a time
 
 
+@dataclass
 class _Runner:
     """One pass over one picture; `side` and `batch` shrink when memory runs out and stay small."""
 
-    def __init__(
-        self,
-        model: Model,
-        image: np.ndarray,
-        scale: int,
-        margin: int,
-        side: int,
-        batch: int,
-        device: torch.device,
-        dtype: torch.dtype,
-        out: np.ndarray | None,
-    ) -> None:
-        self.model, self.image, self.scale, self.margin = model, image, scale, margin
-        self.side, self.batch, self.device, self.dtype, self.out = side, batch, device, dtype, out
+    model: Model
+    image: np.ndarray
+    scale: int
+    margin: int
+    side: int
+    batch: int
+    device: torch.device
+    dtype: torch.dtype
+    out: np.ndarray | None
 
     def bands(self, report: Callable[[int, int], object]) -> Iterator[np.ndarray]:
         height, width = self.image.shape[:2]
@@ -194,10 +191,11 @@ class _Runner:
             )
         pieces = []
         for i, ((y0, y1, x0, x1), (top, _, left, _)) in enumerate(zip(group, windows, strict=True)):
-            piece = y[i, :, (y0 - top) * s : (y1 - top) * s, (x0 - left) * s : (x1 - left) * s]
+            rows = slice((y0 - top) * s, (y1 - top) * s)
+            columns = slice((x0 - left) * s, (x1 - left) * s)
+            piece = y[i, :, rows, columns]
             if not torch.isfinite(piece).all():
-                again = self._forward(x[i : i + 1], torch.float32)[0]
-                piece = again[:, (y0 - top) * s : (y1 - top) * s, (x0 - left) * s : (x1 - left) * s]
+                piece = self._forward(x[i : i + 1], torch.float32)[0, :, rows, columns]
                 if not torch.isfinite(piece).all():
                     raise ModelError(
                         f"the model's values at rows {y0}-{y1}, columns {x0}-{x1} are not finite, not even "
@@ -282,10 +280,11 @@ def _pieces(start: int, stop: int, side: int) -> list[tuple[int, int]]:
     return [(at, min(at + side, stop)) for at in range(start, stop, side)]
 
 
-def _checked(tile: int | str) -> int:
+def checked_tile(tile: int | str) -> int:
+    """`tile`, where it is a number of pixels. Raises ConfigError."""
     if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
         raise ConfigError(f'tile must be "auto" or a whole number of pixels from 1 upward, found {tile!r}')
-    return _aligned(tile)
+    return tile
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:

@@ -13,13 +13,16 @@ from ..bases import BASES
 from ..bases.compact.network import CompactConfig
 from ..data.pairs import DataConfig
 from ..diffusion.denoiser import Method
-from ..errors import ConfigError
+from ..errors import ConfigError, check_choices, check_range
 from ..losses import featurenets
 from ..methods import METHODS, TeacherConfig
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-SHARDING = ("none", "full")
-NETWORKS = ("teacher", *featurenets.NETWORKS)
+CHOICES = {
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "sharding": ("none", "full"),
+    "keep": ("best", "last"),
+    "features": ("teacher", *featurenets.NETWORKS),
+}
 
 BaseConfig = Any
 """The `Config` of a base in BASES."""
@@ -75,35 +78,20 @@ class TrainConfig:
     """The published weights of LPIPS or DISTS for it (empty: all channels count the same)."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "save_every", "validate_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"expected train.{name} to be 1 or more, found {getattr(self, name)}")
+        check_range("train", self, "steps batch save_every validate_every", 1)
+        check_range("train", self, "micro lr_min warmup weight_decay clip", 0)
+        check_range("train", self, "seed", 0, 2**32 - 1)
         for name in ("lr", "lr_critic"):
             if getattr(self, name) <= 0:
                 raise ConfigError(f"expected train.{name} to be more than 0, found {getattr(self, name)}")
-        for name in ("micro", "lr_min", "warmup", "weight_decay", "clip"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"expected train.{name} to be 0 or more, found {getattr(self, name)}")
         for name, value in (("ema", self.ema), ("betas", self.betas[0]), ("betas", self.betas[1])):
             if not 0 <= value < 1:
                 raise ConfigError(f"expected train.{name} to be from 0 to less than 1, found {value}")
-        for name, known in (("precision", PRECISIONS), ("sharding", SHARDING)):
-            if getattr(self, name) not in known:
-                raise ConfigError(
-                    f"expected train.{name} to be {', '.join(known)}, found “{getattr(self, name)}”"
-                )
+        check_choices("train", self, CHOICES)
         if self.sharding == "full" and self.precision == "fp16":
             raise ConfigError(
                 "expected train.precision to be fp32 or bf16 with train.sharding full, found “fp16”: set bf16"
             )
-        if self.keep not in ("best", "last"):
-            raise ConfigError(f"expected train.keep to be best or last, found “{self.keep}”")
-        if self.features not in NETWORKS:
-            raise ConfigError(
-                f"expected train.features to be one of {', '.join(NETWORKS)}, found “{self.features}”"
-            )
-        if not 0 <= self.seed < 2**32:
-            raise ConfigError(f"expected train.seed to be from 0 to {2**32 - 1}, found {self.seed}")
 
 
 @dataclass(frozen=True)

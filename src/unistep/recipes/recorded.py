@@ -5,10 +5,7 @@ from importlib import resources
 
 Losses = dict[str, float]
 """Name of a loss or of a gradient's norm -> its value."""
-BANDS: dict[str, tuple[Losses, Losses]] = {
-    name: (first, last)
-    for name, (first, last) in json.loads(
-        resources.files(__package__).joinpath("recorded.json").read_text(encoding="utf-8")
-    ).items()
-}
+BANDS: dict[str, tuple[Losses, Losses]] = json.loads(
+    resources.files(__package__).joinpath("recorded.json").read_text(encoding="utf-8")
+)
 """Recipe -> the losses of its first and of its last step."""

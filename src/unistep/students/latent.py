@@ -25,7 +25,7 @@ from ..diffusion.denoiser import filled
 from ..diffusion.sampler import Sampler
 from ..errors import ConfigError, MemoryLimit, ModelError
 from ..pixels.resize import MAX_OUTPUT_PIXELS, resize
-from ..pixels.tiling import Progress, pad_to_multiple
+from ..pixels.tiling import Progress, checked_tile, pad_to_multiple
 from .blend import blended
 from .onestep import OneStep, Options
 from .planning import Plan, Planner, dtype_of
@@ -203,32 +203,28 @@ class LatentStudent(nn.Module):
         self, z: Tensor, image: Tensor | None, plan: Plan, generator: torch.Generator, progress: Progress
     ) -> Tensor:
         """The clean latent, float32 on the device."""
-        place: Any = {"device": self.device}
-        z_y = z.to(**place, dtype=torch.float32)
-        image = None if image is None else image.to(**place)
+        z_y = z.to(self.device, torch.float32)
+        image = None if image is None else image.to(self.device)
 
         def draw() -> Tensor:  # on the CPU: the same for every device
-            return torch.randn(z_y.shape, generator=generator).to(**place)
+            return torch.randn(z_y.shape, generator=generator).to(self.device)
+
+        def denoised(*given: Any) -> Tensor:
+            out = self._finite(self.denoiser, lambda: self.denoiser(*given))
+            return out.clone() if self.options.compile else out
 
         tiles = functools.partial(
-            blended, image=image, tile=plan.tile, overlap=self.config.overlap,
-            batch=plan.batch,
-        )  # fmt: skip
+            blended, image=image, tile=plan.tile, overlap=self.config.overlap, batch=plan.batch
+        )
         start = z_y + self.config.noise * draw() if self.config.noise else z_y
         if not isinstance(self.denoiser, Sampler):
-
-            def once(piece: Tensor, view: Tensor | None) -> Tensor:
-                out = self._finite(self.denoiser, lambda: self.denoiser(piece, view))
-                return out.clone() if self.options.compile else out
-
-            return tiles(once, start, progress=progress)
+            return tiles(denoised, start, progress=progress)
         s, state = self.denoiser, start
         for i, (t, r) in enumerate(zip(s.times, [*s.times[1:], -1], strict=True)):
 
             def step(piece: Tensor, view: Tensor | None, t: int = t) -> Tensor:
                 now, y = piece.chunk(2, dim=1)
-                out = self._finite(s, lambda: s(now, t, y, view))
-                return out.clone() if self.options.compile else out
+                return denoised(now, t, y, view)
 
             def report(done: int, of: int, i: int = i) -> None:
                 progress(i * of + done, len(s.times) * of)
@@ -257,9 +253,9 @@ class LatentStudent(nn.Module):
     def _coded(self, codec: Codec, name: str, value: Tensor, plan: Plan, progress: Progress) -> Tensor:
         if plan.vae != "whole":
             run = cast(Any, getattr(layersync, name))
-            more: Any = {"block": plan.block, "device": self.device, "mode": plan.vae, "progress": progress}
-            more["store"] = plan.store
-            return self._finite(codec, lambda: run(codec, value.cpu(), dtype=dtype_of(codec), **more))
+            how = {"block": plan.block, "device": self.device, "store": plan.store, "mode": plan.vae}
+            how |= {"dtype": dtype_of(codec), "progress": progress}
+            return self._finite(codec, lambda: run(codec, value.cpu(), **how))
         call = self.compiled.get(name) or getattr(codec, name)
         out = self._finite(codec, lambda: call(value.to(self.device, dtype_of(codec))))
         progress(1, 1)
@@ -288,12 +284,8 @@ class LatentStudent(nn.Module):
         """Side of a tile in latents; None: to be planned."""
         if tile == "auto":
             return None
-        if isinstance(tile, bool) or not isinstance(tile, int) or tile < 1:
-            raise ConfigError(
-                f'tile must be "auto" or a whole number of pixels from 1 upward, found {tile!r}'
-            )
         unit = self.denoiser.multiple
-        return max(unit, round(tile * ratio / self.codec.factor / unit) * unit)
+        return max(unit, round(checked_tile(tile) * ratio / self.codec.factor / unit) * unit)
 
 
 def tensor(rgb: np.ndarray) -> Tensor:

@@ -92,7 +92,7 @@ def _tsdsr(
     photo: Image.Image, through: Callable[[Tensor], Image.Image], scale: int, shortest: int, colour: str
 ) -> np.ndarray:
     exact = (photo.width * scale, photo.height * scale)
-    width, height = _size(photo, scale, shortest)
+    width, height = (side * scale // 8 * 8 for side in _enlarged(photo, shortest // scale))
     x = F.interpolate(tensor(np.asarray(photo) / np.float32(255)), (height, width), mode="bicubic")
     result = through(x.clamp(-1, 1))
     if (width, height) != exact:
@@ -105,10 +105,7 @@ def _tsdsr(
 def _osediff(
     photo: Image.Image, through: Callable[[Tensor], Image.Image], scale: int, shortest: int, colour: str
 ) -> np.ndarray:
-    least = shortest // scale
-    if min(photo.size) < least:
-        grow = least / min(photo.size)
-        photo = photo.resize((int(grow * photo.width), int(grow * photo.height)), BICUBIC)
+    photo = photo.resize(_enlarged(photo, shortest // scale), BICUBIC)
     photo = photo.resize((photo.width * scale, photo.height * scale), BICUBIC)
     photo = photo.resize((photo.width // 8 * 8, photo.height // 8 * 8), LANCZOS)
     result = through(tensor(np.asarray(photo) / np.float32(255)))
@@ -135,14 +132,10 @@ def _shifted(student: LatentStudent, rgb: np.ndarray, noise: Tensor | None) -> n
     return values.round().to(torch.uint8).cpu().numpy()
 
 
-def _size(photo: Image.Image, scale: int, shortest: int) -> tuple[int, int]:
-    """The network's size: at least `shortest`, then down to multiples of 8."""
-    width, height = photo.size
-    least = shortest // scale
-    if min(width, height) < least:
-        grow = least / min(width, height)
-        width, height = int(grow * width), int(grow * height)  # int() may lose a pixel, as theirs does
-    return width * scale // 8 * 8, height * scale // 8 * 8
+def _enlarged(photo: Image.Image, least: int) -> tuple[int, int]:
+    """The size of the photo, with a shorter side of at least `least`."""
+    grow = max(1.0, least / min(photo.size))
+    return int(grow * photo.width), int(grow * photo.height)  # int() may lose a pixel, as theirs does
 
 
 def _cut(y: Tensor) -> Image.Image:

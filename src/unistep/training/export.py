@@ -11,14 +11,13 @@ from safetensors.torch import save
 from ..atomic import atomic_write
 from ..bases import face_of
 from ..errors import ConfigError, TrainingError
-from ..models import checkpoint
 from ..recipes.config import Run, kind
+from ..tensors import read_header, read_tensors, save_weights
 from .opening import open_run
 from .runfolder import WEIGHTS
 
 STUDENT = "student.safetensors"
 """What a finished run on a large base leaves beside its weights."""
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def export(
@@ -41,12 +40,12 @@ def export(
             f"expected a run on a large base, found {folder} on one that needs no export ({kind(run.base)}): "
             f"unistep upscale -m {folder / WEIGHTS}"
         )
-    weights = checkpoint.read_tensors(folder / WEIGHTS)
+    weights = read_tensors(folder / WEIGHTS)
     base = open_run(run, torch.device("cpu")).base
     student, tensors = base.export(weights, kind(run.method), dtype)
     about = {key: value for key, value in header.items() if key != "format"}
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.save_weights(out, tensors, {**about, "student": student}, dtype)
+    save_weights(out, tensors, {**about, "student": student}, dtype)
     report(f"{out}: unistep upscale -m {out} PICTURE")
     if authors is not None:
         authors.mkdir(parents=True, exist_ok=True)
@@ -79,4 +78,4 @@ def read_run(folder: Path) -> tuple[Run, dict[str, Any]]:
             f"{folder}: expected {WEIGHTS}, found none: the run has not reached its first validation "
             "(train.validate_every)"
         )
-    return run, checkpoint.read_header(folder / WEIGHTS)
+    return run, read_header(folder / WEIGHTS)

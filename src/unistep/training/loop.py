@@ -24,9 +24,9 @@ from ..data.skipping import ignore
 from ..diffusion.denoiser import Batch, Method
 from ..errors import ConfigError, TrainingError
 from ..losses.perceptual import Form
-from ..models import checkpoint
 from ..recipes.config import Run, override
 from ..recipes.recipes import recipe
+from ..tensors import save_weights
 from . import distributed, plan
 from .batches import check, forwards, make_batches
 from .export import STUDENT, export
@@ -213,7 +213,7 @@ class Record:
         header = {**self.header, "history": made, **totals, "scores": scores}
         # A whole model is used as it is; what large bases train is small, and rounded once it is folded.
         dtype = torch.float16 if face_of(self.run.base).whole else torch.float32
-        checkpoint.save_weights(file, weights, header, dtype)
+        save_weights(file, weights, header, dtype)
 
 
 def weights_of(student: Player) -> dict[str, Tensor]:

@@ -11,8 +11,8 @@ import torch
 
 from ..bases import face_of
 from ..errors import TrainingError
-from ..models import checkpoint
 from ..recipes.config import Run
+from ..tensors import read_header, read_tensors, save_weights
 from .opening import FILES, NETWORKS
 from .players import Player
 
@@ -55,7 +55,7 @@ def save_state(
     tensors = {f"{name}.{key}": t for name, player in table.items() for key, t in player.state().items()}
     if write:
         about = {"step": step, "run": run.to_dict(), "files": files}
-        checkpoint.save_weights(path, tensors, about, torch.float32)
+        save_weights(path, tensors, about, torch.float32)
 
 
 def load_state(path: Path, table: Mapping[str, Player], files: Mapping[str, str]) -> int:
@@ -63,7 +63,7 @@ def load_state(path: Path, table: Mapping[str, Player], files: Mapping[str, str]
 
     Raises TrainingError if one of the run's `files` holds other bytes than it did then.
     """
-    header, tensors = checkpoint.read_header(path), checkpoint.read_tensors(path)
+    header, tensors = read_header(path), read_tensors(path)
     for setting, digest in files.items():
         before = header.get("files", files).get(setting)
         if digest != before:
@@ -110,4 +110,4 @@ def portable(run: Run) -> dict[str, Any]:
 
 def best_score(weights: Path) -> float:
     """The held-out score of the weights that are already there; minus infinity if there are none."""
-    return float(checkpoint.read_header(weights)["scores"]["score"]) if weights.exists() else -math.inf
+    return float(read_header(weights)["scores"]["score"]) if weights.exists() else -math.inf

@@ -12,7 +12,7 @@ from ...errors import ConfigError
 from ...tensors import part, read_tensors
 from ..conversion import DTYPES, Conversion, Files, Request, Tensors
 from ..face import FROM_NOTHING, Face, Source, Sources, Tiny
-from ..known import Known
+from ..known import read_models
 from ..prompts import Prompts
 from ..tiny import seeded
 from . import sizes, student
@@ -20,23 +20,7 @@ from .base import ResShiftBase
 from .network import VARIANTS, ResShiftConfig, variant_of
 
 CLEAN = "its directions are differences of noise or velocity, and this base's network predicts z_0"
-RELEASES = "https://github.com/zsyOAOA/ResShift/releases/download/v2.0/"
-VQ, VQ_FACES = RELEASES + "autoencoder_vq_f4.pth", RELEASES + "ffhq512_vq_f8_dim8_face.pth"
 SLAB = "S-Lab License 1.0: non-commercial use only"
-
-
-def _known(kind: str, file: str, vq: str = VQ, licence: str = "", at: str = RELEASES) -> Known:
-    """A network and its autoencoder."""
-    command = (
-        f"unistep models convert {{folder}}/{file} NAME.safetensors --vae {{folder}}/{vq.split('/')[-1]}"
-    )
-    return Known(
-        kind,
-        "restores by itself, once converted",
-        licence or f"{SLAB}, redistribution included",
-        files=(at + file, vq),
-        convert=command,
-    )
 
 
 def _recognised(files: Files) -> bool:
@@ -72,19 +56,9 @@ class ResShiftFace(Face):
     name, title, Config = "resshift", "ResShift", ResShiftConfig
     start = "an unfolded file of ResShift (unistep models convert --unfolded)"
     obstacles: ClassVar = {"teacher": FROM_NOTHING, "tsdsr": CLEAN}
-    models: ClassVar = {
-        "resshift-v1": _known("ResShift x4, 15 steps, first version", "resshift_realsrx4_s15_v1.pth"),
-        "resshift-v2": _known("ResShift x4, 15 steps, second version", "resshift_realsrx4_s15_v2.pth"),
-        "resshift-v3": _known("ResShift x4, 4 steps", "resshift_realsrx4_s4_v3.pth"),
-        "resshift-bicubic": _known("ResShift x4 for bicubic input, 4 steps", "resshift_bicsrx4_s4.pth"),
-        "resshift-face": _known("ResShift for faces, 4 steps", "resshift_faceir_s4.pth", VQ_FACES),
-        "sinsr": _known(
-            "SinSR, one step of ResShift",
-            "SinSR_v1.pth",
-            licence=f"CC BY-NC-SA 4.0 and {SLAB}",
-            at="https://github.com/wyf0912/SinSR/releases/download/v1.0/",
-        ),
-    }
+    teacher = staticmethod(student.teacher)
+    student = staticmethod(student.student)
+    models: ClassVar = read_models(Path(__file__).parent)
     conversions: ClassVar = {
         "resshift": Conversion(
             recognised=_recognised,
@@ -111,9 +85,3 @@ class ResShiftFace(Face):
         with seeded(folder):
             init = sizes.write(folder, "resshift-faces" if faces else "resshift-15")
         return Tiny(config, str(init), rate=3e-5, patch=128 if faces else 64)  # faces: 8 pixels per latent
-
-    def student(self, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-        return student.student(header, tensors)
-
-    def teacher(self, header: dict[str, Any], tensors: Mapping[str, Tensor], steps: int | None) -> Any:
-        return student.teacher(header, tensors, steps)

@@ -11,31 +11,16 @@ from ...autoencoder.codecs import VQCodec
 from ...autoencoder.vq import VQ, VQConfig
 from ...diffusion.denoiser import Cond
 from ...tensors import save_weights
-from ..tiny import SEEN, SIDE, draw, fit, fit_autoencoder, identities, noised, pictures
+from ..tiny import SEEN, SIDE, draw, fit, fit_autoencoder, identities, noised, pictures, read_sizes
 from .base import ResShiftBase
 from .network import VARIANTS, ResShiftConfig, SwinDenoiser
 from .student import build
 from .swin import SwinConfig, SwinUNet
 
-SWIN: dict[str, Any] = {
-    "model_channels": 160, "channel_mult": (1, 2, 2, 4), "num_res_blocks": (2, 2, 2, 2), "channels": 3,
-    "image_size": 64, "lq_size": 64, "window_size": 8, "swin_embed_dim": 192, "swin_depth": 2, "heads": 6,
-    "mlp_ratio": 4,
-}  # fmt: skip
-"""ResShift x4 (Yue et al. 2023, arXiv 2307.12348)."""
-SWIN_FACES = {**SWIN, "channels": 8, "lq_size": 512}
-VQ_F4: dict[str, Any] = {
-    "ch": 128, "ch_mult": (1, 2, 4), "num_res_blocks": (2, 2, 2), "z_channels": 3, "embed_dim": 3,
-    "n_embed": 8192,
-}  # fmt: skip
-VQ_FACES: dict[str, Any] = {
-    "ch": 64, "ch_mult": (1, 2, 4, 8), "num_res_blocks": (1, 2, 3, 4), "z_channels": 8, "embed_dim": 8,
-    "n_embed": 4096,
-}  # fmt: skip
-TINY: dict[str, Any] = {
-    "model_channels": 32, "channel_mult": (1, 1, 2, 2), "num_res_blocks": (1, 1, 1, 1), "image_size": 8,
-    "window_size": 4, "swin_embed_dim": 32, "heads": 2,
-}  # fmt: skip
+SIZES = read_sizes(__file__)
+SWIN, SWIN_FACES, VQ_F4, VQ_FACES, TINY = (
+    SIZES[name] for name in ("swin", "swin_faces", "vq_f4", "vq_faces", "tiny")
+)
 
 
 def shapes(config: ResShiftConfig, header: Mapping[str, Any] | None) -> ResShiftBase:
@@ -45,7 +30,8 @@ def shapes(config: ResShiftConfig, header: Mapping[str, Any] | None) -> ResShift
     """
     if header is None:
         variant = config.variant or "resshift-15"
-        denoiser, codec = (SWIN_FACES, VQ_FACES) if variant.endswith("faces") else (SWIN, VQ_F4)
+        names = ("swin_faces", "vq_faces") if variant.endswith("faces") else ("swin", "vq_f4")
+        denoiser, codec = (SIZES[name] for name in names)
         with torch.device("meta"):
             states = SwinUNet(SwinConfig(**denoiser)).state_dict(), VQ(VQConfig(**codec)).state_dict()
         file = build(*states, variant=variant, dtype=torch.float32, folded=False)

@@ -3,11 +3,11 @@
     z_T = y + kappa sqrt(eta_T) eps,    z_hat = f(z_T / sqrt(kappa^2 eta_T + 1), x_lq, T)
 
 y is the latent of the bicubic enlargement. The one-step students run f once; the teacher draws z_{t-1} from
-the posterior T times (`sample_posterior`), SinSR's teacher steps deterministically (`denoiser.sample`).
+the posterior T times, SinSR's teacher steps deterministically (`Sampler`, `sampler.sample`).
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from ...autoencoder.codecs import VQCodec
 from ...autoencoder.vq import VQConfig
-from ...diffusion.denoiser import Cond, Denoiser, filled
 from ...diffusion.process import Process
 from ...diffusion.sampler import Sampler
 from ...errors import ConfigError, ModelError
@@ -125,19 +124,3 @@ def teacher(
     steps = len(process) if steps is None else steps
     whole = steps == len(process)  # the posterior leads from t to t - 1 alone
     return Sampler(denoiser, steps, multiple=config.multiple, stochastic=whole), codec
-
-
-@torch.no_grad()
-def sample_posterior(
-    denoiser: Denoiser, process: Process, z: Tensor, cond: Cond, noises: Iterable[Tensor]
-) -> Tensor:
-    """ResShift's own sampler: from z_T down to z_0, each z_{t-1} drawn from q(z_{t-1} | z_t, z_0, y).
-
-    noises: standard normal, of z's shape, one for each t = T - 1 .. 1.
-    """
-    for t, eps in zip(reversed(range(1, len(process))), noises, strict=True):
-        z0 = denoiser(z, filled(t, z), cond)
-        mean, variance = process.posterior(z0, z, filled(t, z), cond.y)
-        z = mean + variance.sqrt() * eps
-    out: Tensor = denoiser(z, filled(0, z), cond)
-    return out

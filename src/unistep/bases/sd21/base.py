@@ -35,6 +35,8 @@ class SD21Base(LatentBase):
 
     name, view, component = "sd21", "ddpm", "unet"
     prefixes = ("unet.", "vae.")
+    clothed, taps = SD21Denoiser, SD21Features
+    text_keys = ("cross_attention_dim",)
     config: SD21Config
 
     @classmethod
@@ -47,15 +49,6 @@ class SD21Base(LatentBase):
 
     def targets(self, role: str) -> str:
         return TARGETS
-
-    def widths(self) -> tuple[int, ...]:
-        return (self.net.config.cross_attention_dim,)
-
-    def clothed(self, net: Any) -> SD21Denoiser:
-        return SD21Denoiser(net, self.only)
-
-    def taps(self, net: Any) -> SD21Features:
-        return SD21Features(net, self.only)
 
     def features(self, role: str, view: str) -> Features:
         if role == "critic" and self.config.critic:

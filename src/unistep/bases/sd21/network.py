@@ -12,10 +12,10 @@ from torch import Tensor
 from ...autoencoder.codecs import KLCodec
 from ...diffusion.denoiser import Cond, Denoiser, Features
 from ...diffusion.process import Process, ddpm
-from ...errors import ConfigError, ModelError
+from ...errors import ConfigError, ModelError, check_choices, check_range
 from ...extras import extra
 from ...tensors import load_exactly
-from ..adapted import AdaptedConfig, at_least, require
+from ..adapted import AdaptedConfig
 from ..diffusersfolder import read_component, read_config
 from ..prompts import encoded
 from .sdunet import UNetConfig
@@ -44,9 +44,9 @@ class SD21Config(AdaptedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(("as-is", "re-encoded"), critic_latents=self.critic_latents)
-        require(("empty", "zeros"), critic_text=self.critic_text)
-        at_least(0, t_student=self.t_student, critic_size=self.critic_size)
+        choices = {"critic_latents": ("as-is", "re-encoded"), "critic_text": ("empty", "zeros")}
+        check_choices("base", self, choices)
+        check_range("base", self, "t_student critic_size", 0)
 
 
 def open_unet(folder: Path) -> tuple[dict[str, Any], Any]:

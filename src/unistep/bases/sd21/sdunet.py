@@ -21,33 +21,15 @@ from ...errors import ModelError
 from ...students.onestep import OneStep
 
 FIXED: dict[str, Any] = {
-    "act_fn": "silu",
-    "addition_embed_type": None,
-    "center_input_sample": False,
-    "class_embed_type": None,
-    "conv_in_kernel": 3,
-    "conv_out_kernel": 3,
-    "downsample_padding": 1,
-    "dual_cross_attention": False,
-    "encoder_hid_dim": None,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "mid_block_scale_factor": 1,
-    "mid_block_type": "UNetMidBlock2DCrossAttn",
-    "norm_eps": 1e-5,
-    "only_cross_attention": False,
-    "num_class_embeds": None,
-    "resnet_out_scale_factor": 1,
-    "resnet_skip_time_act": False,
-    "resnet_time_scale_shift": "default",
-    "time_cond_proj_dim": None,
-    "time_embedding_act_fn": None,
-    "time_embedding_dim": None,
-    "time_embedding_type": "positional",
-    "timestep_post_act": None,
-    "transformer_layers_per_block": 1,
-    "use_linear_projection": True,
-}
+    "act_fn": "silu", "addition_embed_type": None, "center_input_sample": False,
+    "class_embed_type": None, "conv_in_kernel": 3, "conv_out_kernel": 3, "downsample_padding": 1,
+    "dual_cross_attention": False, "encoder_hid_dim": None, "flip_sin_to_cos": True, "freq_shift": 0,
+    "mid_block_scale_factor": 1, "mid_block_type": "UNetMidBlock2DCrossAttn", "norm_eps": 1e-5,
+    "only_cross_attention": False, "num_class_embeds": None, "resnet_out_scale_factor": 1,
+    "resnet_skip_time_act": False, "resnet_time_scale_shift": "default", "time_cond_proj_dim": None,
+    "time_embedding_act_fn": None, "time_embedding_dim": None, "time_embedding_type": "positional",
+    "timestep_post_act": None, "transformer_layers_per_block": 1, "use_linear_projection": True,
+}  # fmt: skip
 """Entries of diffusers' configuration that make a UNet one of Stable Diffusion 2."""
 
 

@@ -22,18 +22,11 @@ from .. import lora
 from ..adapted import DTYPES
 from ..diffusersfolder import read_component, read_config
 from ..prompts import encoded
-from ..tiny import PUBLISHED_VAE
+from ..tiny import PUBLISHED_VAE, read_sizes
 from .network import SD21Config, open_process, open_vae
 
 TOKENS = 77
-UNET: dict[str, Any] = {
-    "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280], "cross_attention_dim": 2048,
-    "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2, "layers_per_block": 2,
-    "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"], "sample_size": 128,
-    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}  # fmt: skip
+UNET = read_sizes(__file__)["unet_xl"]
 """As published (Podell et al. 2023)."""
 SCALING = 0.13025
 """Of its autoencoder, which else is that of Stable Diffusion 2."""

@@ -1,7 +1,6 @@
 """Stable Diffusion 2.1 and XL as published, without weights, for plans; and tiny ones, for tests."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -11,33 +10,13 @@ from ...extras import extra
 from .. import tiny
 from ..diffusersfolder import read_config
 from ..latentbase import Opened
-from ..tiny import draw, fit, noised, save, stable_diffusion_scheduler, text_encoder, vae
+from ..tiny import draw, fit, noised, read_sizes, save, stable_diffusion_scheduler, text_encoder, vae
 from .base import SD21Base
 from .network import SD21Config, encode_prompt, open_process
 from .sdxl import SCALING, TOKENS
 
-UNET: dict[str, Any] = {
-    "attention_head_dim": [5, 10, 20, 20], "block_out_channels": [320, 640, 1280, 1280],
-    "cross_attention_dim": 1024, "down_block_types": ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"],
-    "in_channels": 4, "layers_per_block": 2, "out_channels": 4, "sample_size": 64,
-    "up_block_types": ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3, "use_linear_projection": True,
-}  # fmt: skip
-"""Stable Diffusion 2 and 2.1 (Rombach et al. 2022, arXiv 2112.10752)."""
-CROSS, PLAIN = "CrossAttn{}Block2D", "{}Block2D"
-TINY: dict[str, Any] = {
-    "attention_head_dim": [2, 4, 4, 4], "block_out_channels": [16, 32, 32, 32], "cross_attention_dim": 16,
-    "down_block_types": [kind.format("Down") for kind in (CROSS, CROSS, CROSS, PLAIN)],
-    "up_block_types": [kind.format("Up") for kind in (PLAIN, CROSS, CROSS, CROSS)],
-    "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 16, "use_linear_projection": True,
-}  # fmt: skip
-TINY_XL: dict[str, Any] = {
-    "attention_head_dim": [2, 4, 4], "block_out_channels": [16, 32, 32], "cross_attention_dim": 24,
-    "down_block_types": [kind.format("Down") for kind in (PLAIN, CROSS, CROSS)],
-    "up_block_types": [kind.format("Up") for kind in (CROSS, CROSS, PLAIN)],
-    "layers_per_block": 1, "norm_num_groups": 8, "sample_size": 16, "use_linear_projection": True,
-    "transformer_layers_per_block": [1, 1, 2], "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 8, "projection_class_embeddings_input_dim": 64,
-}  # fmt: skip
+SIZES = read_sizes(__file__)
+UNET, TINY, TINY_XL = (SIZES[name] for name in ("unet", "tiny", "tiny_xl"))
 
 
 def shapes(config: SD21Config, folder: Path | None) -> SD21Base:

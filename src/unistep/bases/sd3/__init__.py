@@ -1,7 +1,7 @@
 """Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206), the base of TSD-SR."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,11 +9,10 @@ from torch import Tensor
 
 from ...errors import ModelError
 from ...tensors import part
-from .. import known
 from ..adapted import AdaptedFace
 from ..conversion import DTYPES, Conversion, Files, Request, Tensors, only
 from ..face import Source, Tiny
-from ..known import APACHE, MIT, STABILITY, Known
+from ..known import read_models
 from ..prompts import Embedding, TextEncoders
 from ..tiny import seeded
 from . import sizes, student
@@ -64,35 +63,13 @@ class SD3Face(AdaptedFace):
     text = TextEncoders(
         suffixes=("", "_2", "_3"),
         component="transformer",
-        widths=("joint_attention_dim", "pooled_projection_dim"),
+        widths=SD3Base.text_keys,
         encode=lambda folder, texts, device: [*encode_prompts(folder, texts, device)],
     )
     tiny_decoder = "taesd3"
-    models: ClassVar = {
-        "sd3-medium": Known(
-            TITLE,
-            "base of TSD-SR",
-            STABILITY,
-            "stabilityai/stable-diffusion-3-medium-diffusers",
-            patterns=known.components("transformer", "vae", "scheduler"),
-            gated=True,
-            note="without its text encoders: add them with --include 'text_encoder*' --include 'tokenizer*'",
-        ),
-        "taesd3": Known(
-            "TAESD3, a tiny autoencoder for Stable Diffusion 3",
-            "--decoder tiny for students of Stable Diffusion 3",
-            MIT,
-            "madebyollin/taesd3",
-        ),
-        "tsdsr": Known(
-            f"TSD-SR, one step of {TITLE}",
-            "restores, once converted with its base",
-            f"{APACHE}; with its base: {STABILITY}",
-            page="https://github.com/Microtreei/TSD-SR",
-            convert="unistep models convert FOLDER NAME.safetensors --base sd3-medium --embedding FOLDER",
-            note="its files are on Google Drive and OneDrive, which only a browser can open",
-        ),
-    }
+    teacher = staticmethod(student.teacher)
+    student = staticmethod(student.student)
+    models: ClassVar = read_models(Path(__file__).parent)
     conversions: ClassVar = {
         "tsdsr": Conversion(
             recognised=lambda files: files.path.is_dir(),
@@ -113,9 +90,3 @@ class SD3Face(AdaptedFace):
 
     def embedding(self, folder: Path, read: Callable[[Path], Tensors]) -> Embedding:
         return embeddings(folder, read)
-
-    def student(self, header: dict[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-        return student.student(header, tensors)
-
-    def teacher(self, header: dict[str, Any], tensors: Mapping[str, Tensor], steps: int | None) -> Any:
-        return student.teacher(header, tensors, steps)

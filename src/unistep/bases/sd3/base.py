@@ -23,6 +23,8 @@ class SD3Base(LatentBase):
 
     name, view, component = "sd3", "flow", "transformer"
     prefixes = ("transformer.", "transformer.")
+    clothed, taps = SD3Denoiser, SD3Features
+    text_keys = ("joint_attention_dim", "pooled_projection_dim")
     config: SD3Config
 
     @classmethod
@@ -37,15 +39,6 @@ class SD3Base(LatentBase):
 
     def targets(self, role: str) -> list[str]:
         return TARGETS if role == "student" else ATTENTION
-
-    def widths(self) -> tuple[int, ...]:
-        return self.net.config.joint_attention_dim, self.net.config.pooled_projection_dim
-
-    def clothed(self, net: Any) -> SD3Denoiser:
-        return SD3Denoiser(net, self.only)
-
-    def taps(self, net: Any) -> SD3Features:
-        return SD3Features(net, self.only)
 
     def export(
         self, weights: Mapping[str, Tensor], method: str, dtype: torch.dtype

@@ -1,7 +1,6 @@
 """Stable Diffusion 3 as published, without weights, for plans; and a tiny one with weights, for tests."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from ...extras import extra
 from .. import tiny
 from ..diffusersfolder import read_config
 from ..latentbase import Opened
-from ..tiny import draw, fit, noised, save, scheduler, text_encoder, vae
+from ..tiny import draw, fit, noised, read_sizes, save, scheduler, text_encoder, vae
 from .base import SD3Base
 from .network import (
     CLIP_TOKENS,
@@ -25,23 +24,8 @@ from .network import (
     open_schedule,
 )
 
-TRANSFORMER: dict[str, Any] = {
-    "attention_head_dim": 64, "caption_projection_dim": 1536, "in_channels": 16, "joint_attention_dim": 4096,
-    "num_attention_heads": 24, "num_layers": 24, "out_channels": 16, "patch_size": 2,
-    "pooled_projection_dim": 2048, "pos_embed_max_size": 192, "sample_size": 128,
-}  # fmt: skip
-"""SD3-medium (Esser et al. 2024, arXiv 2403.03206)."""
-VAE: dict[str, Any] = {
-    **tiny.PUBLISHED_VAE, "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609,
-    "use_quant_conv": False, "use_post_quant_conv": False,
-}  # fmt: skip
-TINY: dict[str, Any] = {
-    "attention_head_dim": 8, "caption_projection_dim": 32, "in_channels": 16, "joint_attention_dim": 32,
-    "num_attention_heads": 4, "num_layers": 4, "out_channels": 16, "patch_size": 2,
-    "pooled_projection_dim": 24, "pos_embed_max_size": 48, "sample_size": 32,
-}  # fmt: skip
-TINY_VAE = {**tiny.VAE, "latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609,
-           "use_quant_conv": False, "use_post_quant_conv": False}  # fmt: skip
+SIZES = read_sizes(__file__)
+TRANSFORMER, VAE, TINY, TINY_VAE = (SIZES[name] for name in ("transformer", "vae", "tiny", "tiny_vae"))
 
 
 def shapes(config: SD3Config, folder: Path | None) -> SD3Base:
