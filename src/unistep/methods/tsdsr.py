@@ -168,11 +168,11 @@ class TSDSR(ScoreDistilled):
     config: TSDSRConfig
 
     def __init__(self, config: TSDSRConfig, student: Denoiser, teacher: Denoiser, *more: Any):
-        super().__init__(config, student, teacher, *more)
         if teacher.process.predicts == "z0":
             # The directions are descended, and z_0 has the opposite sign of noise: the student would flee z.
             raise ConfigError("expected method.process to be one whose network predicts noise or velocity, "
                               f"found “{config.process}”, which predicts z_0; set flow or ddpm")  # fmt: skip
+        super().__init__(config, student, teacher, *more)
         reach = config.dasm_steps * config.dasm_stride
         if reach > self.last:
             raise ConfigError(f"expected method.dasm_steps * method.dasm_stride to be at most "
