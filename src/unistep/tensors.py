@@ -4,12 +4,15 @@ The header of weights: `run` (the whole Run), `steps` (all steps, earlier runs i
 (hash and count of the training photographs), `scores`, `history`; of a distilled student also `plain` (name
 and sha256 of the file of its plain reconstruction) and, where its author chose one, `fidelity` (0 to 1, the
 default mix of the two); `perceptual` names the distance of a perceptual loss; `student` says what a student
-of a large base consists of. Nothing here pickles.
+of a large base consists of; `changes` what was another before one of a run's steps: its length, its data.
+Nothing here pickles.
 """
 
+import codecs
 import contextlib
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,18 @@ from .atomic import atomic_write
 from .errors import ModelError
 
 FORMAT = 1
+SAFE, PICKLED = "a .safetensors file", "pickled weights"
+BEGINNINGS = {
+    b"version https://git-lfs": "a Git LFS pointer, which stands for a file that was not fetched: run git "
+    "lfs pull, or download the file itself",
+    b"\x1f\x8b": "a gzip archive: unpack it",
+    b"7z\xbc\xaf": "a 7z archive: unpack it",
+    b"Rar!": "a rar archive: unpack it",
+    b"\x89HDF": "an HDF5 file, which is not read",
+    b"GGUF": "a GGUF file, which is not read",
+    b"\x89PNG": "a picture",
+    b"\xff\xd8\xff": "a picture",
+}
 
 
 def save_weights(
@@ -41,9 +56,59 @@ def _opened(path: Path) -> Iterator[Any]:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise ModelError(
-            f"{path}: expected a .safetensors file, found something else or a damaged one: {error}"
-        ) from error
+        found = recognised(path)
+        if found == PICKLED:
+            found += ": unistep models convert makes a .safetensors file of them"
+        elif found in ("", SAFE):
+            found = f"something else or a damaged one: {error}"
+        raise ModelError(f"{path}: expected a .safetensors file, found {found}") from error
+
+
+def recognised(path: Path) -> str:
+    """SAFE, PICKLED or what else a file is, by its first bytes, and what to do; "" where they do not say."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(4096)
+    except OSError:
+        return ""
+    if not head:
+        return "an empty file: get it again"
+    for beginning, what in BEGINNINGS.items():
+        if head.startswith(beginning):
+            return what
+    if head.startswith((b"PK\3\4", b"PK\5\6")):
+        return _archive(path)
+    if head[4:9] == b"\0\0\0\0{":
+        return SAFE
+    return PICKLED if head[0] == 0x80 else _text(head)
+
+
+def _archive(path: Path) -> str:
+    """What a zip archive holds; torch's own is one, too."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(archive.namelist())
+    except Exception:  # the reader raises whatever a damaged archive leads to
+        return "a zip archive that is damaged or breaks off: get it again"
+    if any(name.endswith("data.pkl") for name in names):
+        return PICKLED
+    return f"a zip archive of other files ({few(names, 3) or 'none'}): unpack it and name the file of weights"
+
+
+def _text(head: bytes) -> str:
+    """What a text is that came in the place of a file; "" if it is none."""
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head).strip()
+    except UnicodeDecodeError:
+        return ""
+    if not text or any(not c.isprintable() and not c.isspace() for c in text):
+        return ""
+    if text.startswith("<") and "<html" in text.lower().replace("<!doctype html", "<html"):
+        return "a web page, as a link to a page gives instead of one to a file: download the file itself"
+    begins = " ".join(text.split())
+    begins = begins if len(begins) <= 80 else begins[:80] + "..."
+    kind = {"{": "a JSON text", "[": "a JSON text", "<": "an XML text"}.get(text[0], "a text")
+    return f"{kind}, perhaps a server's answer (“{begins}”): download the file itself"
 
 
 def read_header(path: Path) -> dict[str, Any]:

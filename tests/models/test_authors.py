@@ -102,6 +102,24 @@ def test_sinsr_gives_the_authors_picture(tmp_path: Path) -> None:
     assert alike(out, wanted.to(torch.uint8).numpy())
 
 
+def test_files_as_basicsr_saves_them(tmp_path: Path) -> None:
+    """Network and autoencoder under params_ema, beside weights that are not averaged: the same student."""
+    files = {"SinSR_v2": unet_file("sinsr"), "vq": weights("sinsr")["vq"]}
+    made = []
+    for folder, wrapped in ((tmp_path / "plain", False), (tmp_path / "wrapped", True)):
+        folder.mkdir()
+        for name, state in files.items():
+            other = {key: tensor + 1 for key, tensor in state.items()}
+            state = {"params": other, "params_ema": state} if wrapped else {"state_dict": state}
+            torch.save(state, folder / f"{name}.pth")
+        request = Request("resshift", vae=folder / "vq.pth", dtype="float32")
+        assert recognise(folder / "SinSR_v2.pth") == "resshift"
+        header = student(folder / "SinSR_v2.pth", folder / "s.safetensors", request)
+        assert header["sources"][0].get("taken", "") == ("params_ema" if wrapped else "")
+        made.append(load_file(folder / "s.safetensors"))
+    torch.testing.assert_close(*made)
+
+
 def test_files_are_recognised(tmp_path: Path) -> None:
     assert recognise(osediff_pickle(tmp_path)) == "osediff"
     assert recognise(GOLDEN / "tsd_infer" / "lora") == "tsdsr"

@@ -1,8 +1,11 @@
 """Pickled weights become safetensors, and a pickle that is a program does not run."""
 
+import gzip
 import hashlib
+import io
 import os
 import subprocess
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from safetensors.torch import save_file
 
 from unistep.command.cli import main
 from unistep.errors import ConfigError, ModelError
-from unistep.models.convert import convert, read
+from unistep.models.convert import convert, read, unpacked
 
 
 class Hostile:
@@ -141,3 +144,106 @@ def test_names_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="one that exists"):
         convert(src, dst)
     assert dst.read_bytes() == before
+
+
+# Files that are something else
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 5\n"
+PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body>" + b"x" * 9000 + b"</body></html>"
+OTHER = [
+    (b"", "an empty file: get it again"),
+    (POINTER, "a Git LFS pointer, which stands for a file that was not fetched: run git lfs pull"),
+    (PAGE, "a web page"),
+    (b"\xef\xbb\xbf\n <HTML lang='en'>\n</HTML>", "a web page"),
+    (b"<?xml version='1.0'?><!DOCTYPE html><html/>", "a web page"),
+    (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML text, perhaps a server's"),
+    (b'{"error":"Repository not found"}', "a JSON text, perhaps a server's answer (“{\"error\":\"Repos"),
+    (b"Entry not found", "a text, perhaps a server's answer (“Entry not found”): download the file itself"),
+    ("é".encode() * 3000, "a text"),
+    (zipped({"readme.txt": b"hello"}), "a zip archive of other files (readme.txt): unpack it"),
+    (zipped({"readme.txt": b"hello"})[:-30], "a zip archive that is damaged or breaks off: get it again"),
+    (gzip.compress(b"weights"), "a gzip archive: unpack it"),
+    (b"\x89PNG\r\n\x1a\n", "a picture"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("content", "found"), OTHER)
+def test_what_came_instead_of_weights_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, found: str
+) -> None:
+    """By `models convert`, for a file and for its autoencoder, and by whoever opens a .safetensors file."""
+    pickled, safe = tmp_path / "a.pth", tmp_path / "b.safetensors"
+    for file, wanted in ((pickled, "a file of pickled weights"), (safe, "a .safetensors file")):
+        file.write_bytes(content)
+        for kind in ([], ["--kind", "tensors"]):
+            assert main(["models", "convert", str(file), str(tmp_path / "out.safetensors"), *kind]) == 1
+            said = capsys.readouterr().err
+            expected = "a file of pickled weights" if kind else wanted
+            assert said.startswith(f"unistep: {file}: expected {expected}, found {found}"), said
+            assert said.count("\n") == 1
+    assert main(["info", str(safe)]) == 1
+    assert f"unistep: {safe}: expected a .safetensors file, found {found}" in capsys.readouterr().err
+    assert {file.name for file in tmp_path.iterdir()} == {pickled.name, safe.name}
+
+
+def test_weights_under_the_other_s_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"a": torch.zeros(2)}, tmp_path / "a.pth")
+    assert main(["models", "convert", str(tmp_path / "a.pth"), str(tmp_path / "b.safetensors")]) == 1
+    assert "found a .safetensors file under another name: rename it" in capsys.readouterr().err
+    for legacy in (False, True):
+        torch.save({"a": torch.zeros(2)}, tmp_path / "c.pth", _use_new_zipfile_serialization=not legacy)
+        assert main(["info", str(tmp_path / "c.pth")]) == 1
+        assert "found pickled weights: unistep models convert makes a .safeten" in capsys.readouterr().err
+        assert (
+            main(["models", "convert", str(tmp_path / "c.pth"), str(tmp_path / f"{legacy}.safetensors")]) == 0
+        )
+    cut = (tmp_path / "True.safetensors").read_bytes()[:-2]
+    (tmp_path / "cut.safetensors").write_bytes(cut)
+    capsys.readouterr()
+    assert main(["info", str(tmp_path / "cut.safetensors")]) == 1
+    assert "found something else or a damaged one" in capsys.readouterr().err
+
+
+# BasicSR's files
+
+
+@pytest.mark.parametrize(
+    ("keys", "taken"),
+    [
+        (("params", "params_ema"), "params_ema"),
+        (("params_ema",), "params_ema"),
+        (("params",), "params"),
+        (("params", "state_dict"), "params"),
+    ],
+)
+def test_the_averaged_weights_of_basicsr_are_taken(tmp_path: Path, keys: tuple[str, ...], taken: str) -> None:
+    src, dst = tmp_path / "a.pth", tmp_path / "a.safetensors"
+    held = {key: {"conv.weight": torch.full((2, 2), float(i))} for i, key in enumerate(keys)}
+    torch.save({**held, "iter": 5}, src)
+    assert convert(src, dst) == taken
+    with safe_open(dst, "pt") as file:
+        assert file.metadata()["taken"] == taken and set(file.keys()) == {"conv.weight"}
+        assert torch.equal(file.get_tensor("conv.weight"), held[taken]["conv.weight"])
+    tensors, values, key = unpacked(src)
+    assert key == taken and values == {} and torch.equal(tensors["conv.weight"], held[taken]["conv.weight"])
+
+
+def test_a_plain_file_has_nothing_to_take(tmp_path: Path) -> None:
+    torch.save({"params": torch.ones(2), "params_ema": torch.zeros(2)}, tmp_path / "a.pth")
+    assert convert(tmp_path / "a.pth", tmp_path / "a.safetensors") == ""
+    with safe_open(tmp_path / "a.safetensors", "pt") as file:
+        assert set(file.keys()) == {"params", "params_ema"} and "taken" not in file.metadata()
+    torch.save({"params_ema": {}, "params": {"a": torch.ones(2)}}, tmp_path / "b.pth")
+    assert convert(tmp_path / "b.pth", tmp_path / "b.safetensors") == "params"
+    torch.save({"params_ema": {"a": 3}}, tmp_path / "c.pth")
+    with pytest.raises(ModelError, match="“a”, which is of type int"):
+        convert(tmp_path / "c.pth", tmp_path / "c.safetensors")

@@ -47,8 +47,9 @@ def student(src: Path, dst: Path, request: Request) -> dict[str, Any]:
             f"expected --kind to be one of {kinds()}, or {PLAIN} for any other file of tensors, found "
             f"{request.kind!r}"
         )
+    opened, taken = _opened(src)
     try:
-        entry, weights = conversion.build(read(src), request)
+        entry, weights = conversion.build(opened, request)
     except ModelError as error:
         raise ModelError(f"{src}: {error}") from error
     files = [src] if src.is_file() else sorted(src.glob("*.safetensors"))
@@ -59,6 +60,8 @@ def student(src: Path, dst: Path, request: Request) -> dict[str, Any]:
         "licence": conversion.licences[entry["method"]],
         "sources": [{"file": file.name, "sha256": sha256(file)} for file in dict.fromkeys(files)],
     }
+    if taken:
+        header["sources"][0]["taken"] = taken
     if request.prompt is not None:
         header["prompt"] = request.prompt
     if request.base is not None:
@@ -86,9 +89,15 @@ def recognise(src: Path) -> str:
 
 def read(src: Path) -> Files:
     """What is in a folder of .safetensors files, in one of them or in a pickled file. Raises ModelError."""
+    return _opened(src)[0]
+
+
+def _opened(src: Path) -> tuple[Files, str]:
+    """What is in `src`, and under which key of a pickle all of it was."""
     if not src.is_dir():
         safe = src.suffix == ".safetensors"
-        return Files(src, *((read_tensors(src), {}) if safe else unpacked(src)), read_any)
+        tensors, values, taken = (read_tensors(src), {}, "") if safe else unpacked(src)
+        return Files(src, tensors, values, read_any), taken
     found = {file.stem: file for file in src.glob("*.safetensors")}
     folders = [(kind, conversion.parts) for kind, conversion in conversions() if conversion.parts]
     parts = next((parts for _, parts in folders if set(parts) <= set(found)), ())
@@ -100,7 +109,7 @@ def read(src: Path) -> Files:
             f"{src}: expected a folder with {wanted}, found {', '.join(sorted(found)) or 'neither'}"
         )
     tensors = {f"{name}/{key}": tensor for name in parts for key, tensor in read_tensors(found[name]).items()}
-    return Files(src, tensors, {}, read_any)
+    return Files(src, tensors, {}, read_any), ""
 
 
 def read_any(file: Path) -> Tensors:
