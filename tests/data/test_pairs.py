@@ -110,6 +110,61 @@ def test_bad_folders(tmp_path):
 # Pairs
 
 
+@pytest.mark.parametrize(
+    ("truth", "degraded", "named"),
+    [
+        ("hr/a.png", "lr/a.png", "hr beside lr"),
+        ("test_HR/a.png", "test_LR/a.png", "test_HR beside test_LR"),
+        ("gt/a.jpg", "lq/a.png", "gt beside lq"),
+        ("x/GT/more/a.png", "x/LQ/more/a.png", "x/GT beside x/LQ"),
+        ("D_train_HR/0001.png", "D_train_LR_bicubic/X4/0001x4.png", "D_train_HR beside D_train_LR_bicubic"),
+        ("c_001_HR.png", "c_001_LR4.png", "c_001_HR.png beside c_001_LR4.png"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_pairs_given_as_photographs(tmp_path, truth, degraded, named, packed):
+    """Half of them would be degraded ground truth. Whether they have a manifest does not matter."""
+    source, out = tmp_path / "in", tmp_path / "in"
+    files = {name: picture(source / name, seed=i) for i, name in enumerate((truth, degraded))}
+    if packed:
+        out = tmp_path / "packed"
+        named = " beside ".join(f"a/{half}" for half in named.split(" beside "))
+        archive(out / "a.tar", dict(files))
+    (out / "manifest.csv").write_text("file,repo,path\na.png,r,same\n")
+    found = rf"expected photographs, found pairs \({named}\).*: give the ground truth alone"
+    with pytest.raises(DataError, match=found) as caught:
+        Photographs(out, 0.0)
+    half = out / named.split()[0]
+    assert str(caught.value).endswith(f"alone ({half})" if half.is_dir() else "alone")
+    if half.is_dir():  # what the sentence says is right
+        assert len(Photographs(half, 0.0).train) == 1
+
+
+def test_archives_that_are_pairs(tmp_path):
+    for i, half in enumerate(("HR", "LR")):
+        archive(tmp_path / "in" / f"{half}.tar", {"a.png": picture(tmp_path / f"{i}.png", seed=i)})
+    with pytest.raises(DataError, match=r"found pairs \(HR beside LR\)"):
+        Photographs(tmp_path / "in", 0.0)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("hr/a.png", "lr/b.png"),  # two countries
+        ("hr/2020/a.png", "lr/2021/a.png"),
+        ("hr/a.png", "hr2/a.png"),
+        ("x/hr/a.png", "y/lr/a.png"),
+        ("chr/a.png", "clr/a.png"),
+        ("gt40.jpg", "lrx.jpg"),
+        ("a/1.png", "b/1.png"),
+    ],
+)
+def test_what_only_looks_like_pairs(tmp_path, names):
+    for i, name in enumerate(names):
+        picture(tmp_path / name, seed=i)
+    assert len(Photographs(tmp_path, 0.0).train) == 2
+
+
 def test_pairs_are_the_same_whatever_workers_and_batch(folder):
     files, config = Photographs(folder, 0.0).train, DataConfig(patch=32)
     one_by_one = [Pairs(files, config, seed=3)[i] for i in range(12)]

@@ -99,6 +99,10 @@ def test_no_shard_left(tmp_path):
                      "photographs": [], "texts": []}]},
         {"shards": [{"file": "shard-0.safetensors", "sha256": "", "count": 2, "names": ["a"],
                      "photographs": ["a"], "texts": [None]}]},
+        {"shards": [{"file": "shard-0.safetensors", "count": 0, "names": [], "photographs": [],
+                     "texts": []}]},
+        {"shards": [{"file": "shard-0.safetensors", "sha256": "", "count": 1, "names": [7],
+                     "photographs": ["a"], "texts": [None]}]},
     ],
 )  # fmt: skip
 def test_an_index_of_another_kind(tmp_path, change):

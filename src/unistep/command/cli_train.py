@@ -13,7 +13,7 @@ Settings = Annotated[
     list[str] | None,
     option("Change one setting of the recipe; may be repeated.", metavar="KEY=VALUE"),
 ]
-Strict = Annotated[bool, option("Stop at the first image or shard that cannot be used, as data.strict=true.")]
+STRICT = "Stop at the first image or shard that cannot be used"
 
 
 def train(
@@ -26,7 +26,9 @@ def train(
     ] = None,
     out: Annotated[Path | None, option("Folder of the run: checkpoints, curves, sheets.")] = None,
     set: Settings = None,
-    strict: Strict = False,
+    strict: Annotated[
+        bool, option(f"{STRICT}, and where the data set has changed since the last step (data.strict=true).")
+    ] = False,
     dry_run: Annotated[
         bool, option("Show the resolved run, open its networks, read its images; train nothing.")
     ] = False,
@@ -98,7 +100,7 @@ def prepare(
         option("TSD-SR's folder of prompt embeddings, for base.prompt.", metavar="FOLDER"),
     ] = None,
     negative: Annotated[Path | None, option("The same for base.negative.", metavar="FOLDER")] = None,
-    strict: Strict = False,
+    strict: Annotated[bool, option(f"{STRICT}, as data.strict=true.")] = False,
 ) -> int:
     """Cut photographs, encode them and their texts, once for all training runs."""
     from unistep.training.prepare import main

@@ -5,7 +5,7 @@ Sample `index` under `seed` is always the same pair, so a position in training i
 
 import csv
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -20,7 +20,19 @@ from .degrade import DEGRADATIONS, Draw, degrade, without_grey
 from .degrade import preset as named
 from .shards import INDEX, Crop, crops
 from .skipping import Report, each, ignore
-from .sources import ARCHIVE, SUFFIXES, Photo, content, image_files, load_rgb, members, text_of, usable
+from .sources import (
+    ARCHIVE,
+    SUFFIXES,
+    Member,
+    Photo,
+    content,
+    image_files,
+    load_rgb,
+    members,
+    refuse_pairs,
+    text_of,
+    usable,
+)
 
 PLACES = ("cpu", "device")
 LATENTS = ("fp32", "fp16")
@@ -50,7 +62,8 @@ class DataConfig:
     memory: float = 8.0
     """GB of decoded photographs that a process keeps; the others are decoded anew each time."""
     strict: bool = False
-    """Stop at the first image or shard that cannot be used, instead of leaving it out."""
+    """Stop at the first image or shard that cannot be used, instead of leaving it out; and resume no run whose
+    data set has changed."""
     latents: str = "fp32"
     """How `unistep prepare` stores latents: fp32 or fp16."""
     shard: int = 256
@@ -89,7 +102,7 @@ class Photographs:
 
     A photograph is one (repo, path) of `manifest.csv` if the folder has one, else one file or member. The
     order is that of the names, whichever way they are stored. Damaged archives and shards are reported and
-    left out, unless `strict`. Raises DataError for a folder without images.
+    left out, unless `strict`. Raises DataError for a folder without images, and for one of training pairs.
     """
 
     def __init__(self, folder: Path, holdout: float, strict: bool = False, report: Report = ignore):
@@ -127,7 +140,7 @@ class Photographs:
         try:
             with manifest.open(newline="", encoding="utf-8") as lines:
                 return {row["file"]: f"{row['repo']}/{row['path']}" for row in csv.DictReader(lines)}
-        except (KeyError, UnicodeDecodeError) as error:
+        except (KeyError, UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{manifest}: expected a table with the columns file, repo and path") from error
 
     def texts(self) -> list[str]:
@@ -145,14 +158,29 @@ class Photographs:
 
         An archive has the digest of the folder that it was made of.
         """
+        return self._hash(self.train, _digest)
+
+    def record(self, prompts: bool) -> dict[str, Any]:
+        """What a run depends on of its data: numbers and hashes. prompts: the texts are told, and count."""
+        table = {"sha256": self.digest(), "images": len(self.train), "held_out": len(self.held_out)}
+        if self.held_out:
+            table["held_out_sha256"] = self._hash(self.held_out, _digest)
+        if prompts:
+            table["texts_sha256"] = self._hash(self.train, lambda photo: repr(text_of(photo)).encode())
+        return table
+
+    def _hash(self, photos: list[Photo], of: Callable[[Photo], bytes]) -> str:
         total = hashlib.sha256()
-        for photo in self.train:
+        for photo in photos:
             total.update(self.names[photo].encode() + b"\0")
-            if isinstance(photo, Crop):
-                total.update(bytes.fromhex(photo.sha256))
-            else:
-                total.update(hashlib.sha256(content(photo)).digest())
+            total.update(of(photo))
         return total.hexdigest()
+
+
+def _digest(photo: Photo) -> bytes:
+    if isinstance(photo, Crop):
+        return bytes.fromhex(photo.sha256)
+    return hashlib.sha256(content(photo)).digest()
 
 
 def _found(folder: Path, strict: bool, report: Report) -> list[tuple[str, Photo]]:
@@ -167,7 +195,15 @@ def _found(folder: Path, strict: bool, report: Report) -> list[tuple[str, Photo]
     found = [named for every in each(files, inside, "files", strict, report) for named in every]
     if not found:
         raise DataError(f"{folder}: expected images in its archives, found none")
+    refuse_pairs(folder, (_within(folder, photo, name) for name, photo in found))
     return found
+
+
+def _within(folder: Path, photo: Photo, name: str) -> str:
+    """`name` as if archives were folders: they, too, may be the halves of pairs."""
+    if not isinstance(photo, Member):
+        return name
+    return f"{photo.archive.relative_to(folder).with_suffix('').as_posix()}/{name}"
 
 
 def _order(named: tuple[str, Photo]) -> tuple[tuple[str, ...], str]:

@@ -106,10 +106,12 @@ def read_index(folder: Path) -> tuple[Made, list[dict[str, Any]]]:
         made = Made(**table["made"])
         for shard in table["shards"]:
             lists = [shard[key] for key in ("names", "photographs", "texts")]
+            if not all(isinstance(x, str) for x in (shard["sha256"], *lists[0], *lists[1])):
+                raise TypeError(f"a damaged entry {shard['file']}")
             if Path(shard["file"]).name != shard["file"] or {len(x) for x in lists} != {shard["count"]}:
                 raise ValueError(f"a damaged entry {shard['file']}")
         return made, table["shards"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(
             f"{folder / INDEX}: expected the index of a prepared data set, found another or a damaged file "
             f"({error}): prepare the data again"

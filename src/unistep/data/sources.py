@@ -4,6 +4,7 @@ A tar is read where it lies, through an index of offsets: nothing is extracted, 
 anywhere.
 """
 
+import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ SUFFIXES = (".png", ".webp", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".avif")
 ARCHIVE = ".tar"
 LARGEST, LONGEST = 16 * MAX_PIXELS, 1 << 16
 """Bytes of a picture in an archive, and of a text: what is larger is neither."""
+ROLE = re.compile(r"(?<![^\W_])(?:(hr|gt|hq)|lr|lq)(?![^\W\d_])", re.IGNORECASE)
+"""A word of a name that says which half of a pair it is: the ground truth, or else the degraded one."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,35 @@ def members(archive: Path) -> list[Member]:
         for name, at in sorted(found.items())
         if PurePosixPath(name).suffix.lower() in SUFFIXES and not PurePosixPath(name).name.startswith(".")
     ]
+
+
+def refuse_pairs(folder: Path, names: Iterable[str]) -> None:
+    """Raises DataError if the pictures of `folder` called `names` are training pairs, beside each other.
+
+    So they are if some picture is there twice, under names that differ in which half they say it is:
+    hr/a.png and lr/a.png, test_HR and test_LR, DIV2K_HR/0001.png and DIV2K_LR_bicubic/X4/0001x4.png, or
+    a_HR.png and a_LR4.png in one folder.
+    """
+    halves: tuple[dict[tuple[str, str], str], dict[tuple[str, str], str]] = ({}, {})
+    for name in names:
+        stem = str(PurePosixPath(name).with_suffix(""))
+        for role in ROLE.finditer(stem):
+            rest, half = stem[role.end() :], name
+            picture = rest.lstrip("0123456789")
+            if "/" in rest:  # the name of a folder says it
+                more, _, within = rest.partition("/")
+                picture = re.sub(r"(?<![^/])x\d/|x\d$", "", within, flags=re.IGNORECASE)  # X4/0001x4
+                half = stem[: role.end()] + more
+            halves[not role[1]].setdefault((stem[: role.start()].lower(), picture), half)
+    truth, degraded = halves
+    key = next((key for key in truth if key in degraded), None)
+    if key is not None:
+        whole = folder / truth[key]
+        raise DataError(
+            f"{folder}: expected photographs, found pairs ({truth[key]} beside {degraded[key]}), whose "
+            "degraded halves would be taken for ground truth: give the ground truth alone"
+            + (f" ({whole})" if whole.is_dir() else "")
+        )
 
 
 def content(photo: Path | Member) -> bytes:

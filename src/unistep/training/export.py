@@ -1,6 +1,5 @@
 """A trained student as one file that `unistep upscale -m` runs, and in the layout of its method's authors."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from ..errors import ConfigError, TrainingError
 from ..recipes.config import Run, kind
 from ..tensors import read_header, read_tensors, save_weights
 from .opening import open_run
-from .runfolder import WEIGHTS
+from .runfolder import SETTINGS, WEIGHTS, settings
 
 STUDENT = "student.safetensors"
 """What a finished run on a large base leaves beside its weights."""
@@ -65,14 +64,12 @@ def export(
 
 def read_run(folder: Path) -> tuple[Run, dict[str, Any]]:
     """The run in `folder`, its paths as they were given, and the header of its weights."""
-    try:
-        run = Run.from_dict(json.loads((folder / "run.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        found = "none" if isinstance(error, FileNotFoundError) else f"one that cannot be read ({error})"
+    if not (folder / SETTINGS).is_file():
         raise TrainingError(
-            f"{folder}: expected the folder of a training run with its run.json, found {found}: give the "
+            f"{folder}: expected the folder of a training run with its {SETTINGS}, found none: give the "
             "--out of unistep train"
-        ) from error
+        )
+    run = Run.from_dict(settings(folder / SETTINGS))
     if not (folder / WEIGHTS).exists():
         raise TrainingError(
             f"{folder}: expected {WEIGHTS}, found none: the run has not reached its first validation "

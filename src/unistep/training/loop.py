@@ -33,7 +33,7 @@ from .export import STUDENT, export
 from .opening import build, find, lessons, open_run
 from .players import Player, players, whole
 from .progress import Log, Validation, progress_line
-from .runfolder import STATE, WEIGHTS, best_score, compare, load_state, locked, portable, save_state
+from .runfolder import SETTINGS, STATE, WEIGHTS, best_score, compare, load_state, locked, portable, save_state
 from .steps import Steps, precision
 
 if TYPE_CHECKING:
@@ -67,9 +67,10 @@ def fit(run: Run, data: Path, out: Path, report: Report, tick: Tick | None = Non
     """Trains `run` on the photographs of `data` into `out`, resuming what is there. Returns the best weights.
 
     Writes run.json, losses.csv, tensorboard/, sheets/, state.safetensors and weights.safetensors (the moving
-    average with the best held-out score). SIGTERM and Ctrl-C end the run after its step, with its state
-    saved. Raises TrainingError if `out` holds another run, if a run writes to it now, or if another process
-    of this run is gone; DataError, ConfigError.
+    average with the best held-out score). A run may go on for more steps than it was made for, and with
+    another data set unless it is strict: both are said. SIGTERM and Ctrl-C end the run after its step, with
+    its state saved. Raises TrainingError if `out` holds another run or a damaged file, if a run writes to it
+    now, or if another process of this run is gone; DataError, ConfigError.
     """
     accelerator = distributed.start()
     with distributed.ended_cleanly(accelerator):
@@ -109,7 +110,9 @@ def _fit(
     with contextlib.ExitStack() as stack:
         if writes:
             stack.enter_context(locked(out))
-        start = load_state(out / STATE, table, files) if (out / STATE).exists() else 0
+        data_now = photographs.record(run.data.prompts) if writes else {}
+        past = load_state(out, table, files, run, data_now, report)
+        start = past.step
         distributed.agree(f"step {start}, {files}", accelerator)
         pairs.start, pairs.length = start * t.batch, (t.steps - start) * t.batch
         distances = [part.name for part in vars(method).values() if isinstance(part, Form)]
@@ -126,11 +129,8 @@ def _fit(
                 "run": portable(run),
                 **({"perceptual": ", ".join(distances)} if distances else {}),
                 **lessons(method, opened, validate, bool(photographs.held_out), report),
-                "data": {
-                    "sha256": photographs.digest(),
-                    "images": len(photographs.train),
-                    "held_out": len(photographs.held_out),
-                },
+                "data": past.data,
+                **({"changes": past.changes} if past.changes else {}),
                 "torch": torch.__version__,
                 "device": str(accelerator.device),
                 "history": opened.history,
@@ -158,7 +158,7 @@ def _fit(
                 look(step, judge)
             stop = asked()
             if step % t.save_every == 0 or last or stop:
-                save_state(out / STATE, table, step, run, files, writes)
+                save_state(out / STATE, table, step, run, files, past, writes)
             if stop and not last:
                 stopped = f"{out}: stopped after step {step}, as asked: the same command goes on from there"
                 if stop == signal.SIGINT:
@@ -180,7 +180,7 @@ class Record:
         self.best = best_score(out / WEIGHTS)
         for folder in (out, out / "sheets"):
             remove_leftovers(folder)
-        with atomic_write(out / "run.json") as stream:
+        with atomic_write(out / SETTINGS) as stream:
             stream.write(run.to_json().encode())
         self.log = Log(out, start)
         self.started = time.monotonic()

@@ -1,6 +1,5 @@
 """What a training run shows: losses as CSV and TensorBoard, held-out scores, validation sheets."""
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,8 @@ class Log:
         self.path = out / "losses.csv"
         kept = []
         if self.path.exists():
-            with self.path.open(newline="") as lines:
-                kept = [
-                    row
-                    for row in csv.reader(lines)
-                    if len(row) == 3 and row[0].isdigit() and int(row[0]) <= start
-                ]
+            logged = (line.split(",") for line in self.path.read_text("utf-8", "replace").splitlines())
+            kept = [row for row in logged if len(row) == 3 and row[0].isdecimal() and int(row[0]) <= start]
         with atomic_write(self.path) as file:  # a killed run may have logged steps that it did not save
             rows = [["step", "name", "value"], *kept]
             file.write("".join(",".join(row) + "\n" for row in rows).encode())
