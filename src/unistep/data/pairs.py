@@ -62,8 +62,8 @@ class DataConfig:
     memory: float = 8.0
     """GB of decoded photographs that a process keeps; the others are decoded anew each time."""
     strict: bool = False
-    """Stop at the first image or shard that cannot be used, instead of leaving it out; and resume no run whose
-    data set has changed."""
+    """Stop at the first image or shard that cannot be used, instead of leaving it out; and resume no run
+    whose data set has changed."""
     latents: str = "fp32"
     """How `unistep prepare` stores latents: fp32 or fp16."""
     shard: int = 256
