@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from unistep.errors import ConfigError
-from unistep.pixels.resize import resize, target_size
+from unistep.pixels.resize import MAX_SCALE, centre, covering, resize, target_size
 
 SIZES = st.integers(1, 40)
 
@@ -110,6 +110,32 @@ def test_sides_and_boxes_are_exact(width, height, to_width, to_height):
         assert found[0] == to_width or found[1] == to_height
 
 
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 2000), st.integers(1, 2000), st.integers(1, 8000), st.integers(1, 8000))
+def test_both_sides_fit_fill_or_stretch(width, height, to_width, to_height):
+    asked, largest = {"to_width": to_width, "to_height": to_height}, max(to_width / width, to_height / height)
+    for box in ("fill", "stretch"):
+        if largest <= MAX_SCALE:
+            assert target_size(width, height, **asked, box=box) == (to_width, to_height)
+        elif largest > MAX_SCALE * (1 + 1e-6):
+            with pytest.raises(ConfigError, match="width and height ask for"):
+                target_size(width, height, **asked, box=box)
+    if min(to_width / width, to_height / height) <= MAX_SCALE:
+        assert target_size(width, height, **asked) == target_size(width, height, fit=(to_width, to_height))
+    across, down = covering(width, height, (to_width, to_height))
+    assert across >= to_width and down >= to_height and (across == to_width or down == to_height)
+    assert abs(across - width * largest) <= 0.5001 and abs(down - height * largest) <= 0.5001
+
+
+@given(SIZES, SIZES, st.data())
+def test_the_centre_is_in_the_middle(height, width, data):
+    to_height, to_width = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+    found = centre(np.stack(np.indices((height, width)), axis=-1).astype(np.float32), to_width, to_height)
+    assert found.shape == (to_height, to_width, 2) and found.flags.c_contiguous
+    before, after = found[0, 0], (height - 1, width - 1) - found[-1, -1]
+    assert set(after - before) <= {0, 1}, "as much on both sides"
+
+
 def test_sizes_by_hand():
     assert target_size(101, 77, scale=4) == (404, 308)
     assert target_size(101, 77, scale=2.5) == (253, 193)  # 252.5 and 192.5: halves go up
@@ -119,6 +145,10 @@ def test_sizes_by_hand():
     assert target_size(400, 300, megapixels=1.92) == (1600, 1200)
     assert target_size(3, 7, scale=8) == (24, 56)
     assert target_size(3, 7, to_width=24) == (24, 56)
+    assert target_size(400, 300, to_width=1000, to_height=1000) == (1000, 750)
+    assert target_size(400, 300, to_width=200, to_height=1000, box="fill") == (200, 1000)
+    assert covering(400, 300, (1000, 1000)) == (1333, 1000)
+    assert covering(400, 300, (200, 100)) == (200, 150)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +168,14 @@ def test_sizes_by_hand():
         {"to_height": 1000},
         {"fit": (900, 900)},
         {"megapixels": 1.0},
+        {"to_width": 10, "box": "fill"},
+        {"fit": (10, 10), "box": "stretch"},
+        {"to_width": 10, "to_height": 10, "box": "crop"},
+        {"to_width": 10, "to_height": 10, "fit": (10, 10)},
+        {"to_width": 10, "to_height": 0, "box": "fill"},
+        {"to_width": 100, "to_height": 801, "box": "stretch"},
+        {"to_width": 801, "to_height": 100, "box": "fill"},
+        {"to_width": 801, "to_height": 900},
     ],
 )
 def test_sizes_that_cannot_be(asked):

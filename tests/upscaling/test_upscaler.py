@@ -95,7 +95,7 @@ def test_sizes_can_be_asked_for_in_five_ways(asked, wanted) -> None:
 
 
 def test_two_sizes_exclude_each_other() -> None:
-    for asked in ({"width": 100, "height": 100}, {"scale": 2, "width": 100}):
+    for asked in ({"width": 100, "fit": (100, 100)}, {"scale": 2, "width": 100}):
         with pytest.raises(ConfigError, match="exactly one"):
             NEAREST(noise(20, 30), **asked)
 

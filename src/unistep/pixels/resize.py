@@ -9,6 +9,7 @@ a = -1/2).
 from __future__ import annotations
 
 import math
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,9 @@ from unistep.errors import ConfigError
 Floats = npt.NDArray[np.float32]
 Weights = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.intp]
+Box = Literal["fit", "fill", "stretch"]
 
+BOXES = ("fit", "fill", "stretch")
 MIN_SCALE, MAX_SCALE = 1.0, 8.0
 MAX_OUTPUT_PIXELS = 1_000_000_000
 BAND = 1 << 20  # samples resampled at a time: memory beyond input and output does not grow with the picture
@@ -53,44 +56,68 @@ def target_size(
     to_height: int | None = None,
     fit: tuple[int, int] | None = None,
     megapixels: float | None = None,
+    box: Box = "fit",
 ) -> tuple[int, int]:
     """(width, height) of the result for a picture of width x height, asked for in exactly one of five ways.
 
-    scale: a factor from 1 to 8. to_width, to_height: that side, the other in proportion. fit: the largest
-    size in proportion within (width, height). megapixels: the size in proportion with about that many million
-    pixels. Sides are rounded to the nearest whole number, halves up, and are at least 1. Pictures may be made
-    smaller by every way but scale, and at most 8 times larger by any. Raises ConfigError.
+    scale: a factor from 1 to 8. to_width, to_height: that side, the other in proportion; with both, box is
+    "fit" (the largest size in proportion within them), "fill" (exactly them: the picture covers them, and
+    what stands over is cut off, see `covering`) or "stretch" (exactly them, the proportions are lost). fit:
+    the largest size in proportion within (width, height). megapixels: the size in proportion with about that
+    many million pixels. Sides are rounded to the nearest whole number, halves up, and are at least 1.
+    Pictures may be made smaller by every way but scale, and at most 8 times larger by any, on either axis.
+    Raises ConfigError.
     """
-    asked = {"scale": scale, "width": to_width, "height": to_height, "fit": fit, "megapixels": megapixels}
+    asked: dict[str, Any] = {
+        "scale": scale, "width": to_width, "height": to_height, "fit": fit, "megapixels": megapixels
+    }  # fmt: skip
     given = [name for name, value in asked.items() if value is not None]
-    if len(given) != 1:
+    both = given == ["width", "height"]
+    if len(given) != 1 and not both:
         found = " and ".join(given) or "none"
         raise ConfigError(f"give exactly one of scale, width, height, fit and megapixels, not {found}")
+    if box not in BOXES:
+        raise ConfigError(f"box must be one of {', '.join(BOXES)}, found {box!r}")
+    if box != "fit" and not both:
+        raise ConfigError(f"box {box} needs both a width and a height, found {given[0]} alone")
     if width < 1 or height < 1:
         raise ConfigError(f"a picture of {width} x {height} has no pixels to resize")
-    for value in (scale, to_width, to_height, megapixels, *(fit or ())):
-        if value is not None and not 0 < value <= MAX_OUTPUT_PIXELS:  # NaN too is not
-            raise ConfigError(
-                f"{given[0]} must be a positive number up to {MAX_OUTPUT_PIXELS}, not {value:.6g}"
-            )
+    for name in given:
+        for value in asked[name] if name == "fit" else (asked[name],):
+            if not 0 < value <= MAX_OUTPUT_PIXELS:  # NaN too is not
+                raise ConfigError(
+                    f"{name} must be a positive number up to {MAX_OUTPUT_PIXELS}, not {value:.6g}"
+                )
     if scale is not None:
         if not MIN_SCALE <= scale <= MAX_SCALE:
             raise ConfigError(f"scale must be from {MIN_SCALE:g} to {MAX_SCALE:g}, not {scale:g}")
         factor = scale
-    elif to_width is not None:
-        factor = to_width / width
-    elif to_height is not None:
-        factor = to_height / height
-    elif fit is not None:
-        factor = min(fit[0] / width, fit[1] / height)
+    elif megapixels is not None:
+        factor = math.sqrt(megapixels * 1e6 / (width * height))
     else:
-        factor = math.sqrt((megapixels or 0) * 1e6 / (width * height))
+        sides = fit or (to_width, to_height)
+        factors = [side / before for side, before in zip(sides, (width, height), strict=True) if side]
+        factor = min(factors) if box == "fit" else max(factors)
     if factor > MAX_SCALE * (1 + 1e-9):
         raise ConfigError(
-            f"{given[0]} asks for {factor:.4g} times the {width} x {height} pixels of the picture, "
-            f"and {MAX_SCALE:g} times is the most"
+            f"{' and '.join(given)} {'ask' if both else 'asks'} for {factor:.4g} times the "
+            f"{width} x {height} pixels of the picture, and {MAX_SCALE:g} times is the most"
         )
+    if to_width is not None and to_height is not None and box != "fit":
+        return _rounded(to_width), _rounded(to_height)
     return _rounded(width * factor), _rounded(height * factor)
+
+
+def covering(width: int, height: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest (width, height) that covers `size`, in the proportions of a picture of width x height."""
+    factor = max(size[0] / width, size[1] / height)
+    return _rounded(width * factor), _rounded(height * factor)
+
+
+def centre(image: Floats, width: int, height: int) -> Floats:
+    """A copy of the middle [height,width,...] of a larger image; of an odd rest, more is cut at the end."""
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width].copy()
 
 
 def _rounded(side: float) -> int:

@@ -25,7 +25,7 @@ from unistep.models.checkpoint import load_student
 from unistep.pixels import tiling
 from unistep.pixels.colour import Moments, adain, wavelet, wavelet_bands
 from unistep.pixels.kinds import unpack
-from unistep.pixels.resize import MAX_OUTPUT_PIXELS, gather, resize, taps, target_size
+from unistep.pixels.resize import MAX_OUTPUT_PIXELS, Box, centre, covering, gather, resize, taps, target_size
 from unistep.students.onestep import Options
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ class Upscaler:
         height: int | None = None,
         fit: tuple[int, int] | None = None,
         megapixels: float | None = None,
+        box: Box = "fit",
         tile: int | str = "auto",
         colour: Colour | None = None,
         seed: int = 0,
@@ -125,6 +126,8 @@ class Upscaler:
                 images come back as RGB and its 1-bit ones as grey: a larger picture has more colours.
             scale: any factor from 1 to 8; or instead one of `width`, `height` (pixels, in proportion), `fit`
                 (the largest size within width x height) and `megapixels`. The size is exact.
+            box: what `width` and `height` together mean: "fit" within them in proportion, "fill" them and cut
+                off what stands over, the same on both sides, or "stretch" to them.
             tile: side of the pieces that the model works on, in pixels of `image`, or "auto".
             colour: "wavelet" or "adain" takes the colours of the input, "none" those of the model; None: the
                 model's default.
@@ -157,7 +160,11 @@ class Upscaler:
                 to_height=height,
                 fit=fit,
                 megapixels=megapixels,
+                box=box,
             )
+            wanted = size
+            if box == "fill":
+                size = covering(rgb.shape[1], rgb.shape[0], wanted)
             if size[0] * size[1] > max_output_pixels:
                 raise ImageError(
                     f"the result would have {size[0]} x {size[1]} pixels, more than the limit of "
@@ -175,6 +182,8 @@ class Upscaler:
                     larger = self._enlarge_latent(rgb, size, tile, colour, progress, vae_tiles, seed)
                 else:
                     larger = self._enlarge(rgb, size, tile, colour, progress, twice)
+            if size != wanted:
+                larger, alpha = centre(larger, *wanted), None if alpha is None else centre(alpha, *wanted)
             return cast(Kind, pack(larger, alpha))
         except (MemoryError, RuntimeError) as error:
             if not tiling.out_of_memory(error):
