@@ -113,6 +113,9 @@ def test_one_photograph(tmp_path: Path, run: Run, fake: Any) -> None:
         (["--height", "12"], (18, 12)),
         (["--fit", "12x12"], (12, 8)),
         (["--megapixels", "0.0006"], (30, 20)),
+        (["--width", "12", "--height", "12"], (12, 8)),
+        (["--width", "12", "--height", "12", "--box", "fill"], (12, 12)),
+        (["--height", "11", "--width", "13", "--box", "stretch"], (13, 11)),
     ],
 )
 def test_sizes(tmp_path: Path, run: Run, options: list[str], expected: tuple[int, int]) -> None:
@@ -141,7 +144,16 @@ def test_options_reach_the_model_in_either_spelling(tmp_path: Path, run: Run, fa
         (["a.png", "--scale", "two"], "two"),
         (["a.png", "--scale", "2", "--width", "9"], "--scale and --width exclude each other"),
         (["a.png", "--fit", "9"], "WIDTHxHEIGHT"),
-        (["a.png", "--tile", "0"], "--tile takes"),
+        (["a.png", "--tile", "-1"], "--tile takes"),
+        (["a.png", "--width", "9", "--height", "9", "--fit", "9x9"], "exclude each other"),
+        (["a.png", "--width", "9", "--box", "fill"], "--box fill needs --width and --height"),
+        (["a.png", "-f", "gif"], "--format takes one of jpeg, png"),
+        (["a.png", "-o", "a.mp4"], "nor named like a picture"),
+        (["a.png", "-n", "2"], "no level of noise"),
+        (["a.png", "-m", "models", "-n", "some"], "-m and -n both name the model"),
+        (["a.png", "-g", "0,1"], "-g takes the number of one GPU"),
+        (["a.png", "-d", "cpu", "-g", "0"], "--device cpu and -g 0 disagree"),
+        (["a.png", "--dtype", "float16", "--fp32"], "--dtype float16 and --fp32 disagree"),
         (["a.png", "--quality", "0"], "--quality"),
         (["a.png", "--existing", "keep"], "skip"),
         (["a.png", "-o", "a.png"], "over itself"),
@@ -213,7 +225,7 @@ def test_json_lines(tmp_path: Path, run: Run) -> None:
     assert (failed["status"], failed["input_size"], failed["output_size"]) == ("failed", None, None)
     assert failed["message"]
     assert os.fsencode(other["input"]) == os.fsencode(strange)
-    end = {"event": "end", "done": 2, "skipped": 0, "failed": 1, "exit_code": 1}
+    end = {"event": "end", "done": 2, "skipped": 0, "failed": 1, "passed": 0, "exit_code": 1}
     assert {k: v for k, v in events[-1].items() if k != "seconds"} == end
     assert code == 1
     assert err.startswith(f"unistep: {tmp_path / 'b.png'}: ")
@@ -234,6 +246,86 @@ def test_a_dry_run_says_and_does_nothing(tmp_path: Path, run: Run, fake: Any) ->
     assert code == 1
     assert err == f"unistep: {tmp_path / 'gone.png'}: no such file or directory\n"
     assert (fake.loads, [p.name for p in tmp_path.iterdir()]) == ([], ["a.png"])
+
+
+def test_what_is_passed_over_is_counted_and_named(tmp_path: Path, run: Run) -> None:
+    draw(tmp_path / "in" / "a.png")
+    for name in ("1.heic", "2.heic", "3.heic", "4.heic", "x.nef", "notes.txt"):
+        (tmp_path / "in" / name).write_bytes(b"II*\0" if name == "x.nef" else b"\0\0\0\x1cftypheic")
+    arguments, folder = ("upscale", tmp_path / "in", "-o", tmp_path / "out"), tmp_path / "in"
+    heic = f"passed over 4 (HEIC is not read): {', '.join(f'{folder / n}.heic' for n in '123')} and 1 more"
+    lines = [heic, f"passed over 1 (camera raw is not read): {folder / 'x.nef'}"]
+    code, _, err = run(*arguments, "--dry-run")
+    assert (code, err.splitlines()) == (0, lines)
+    code, _, err = run(*arguments)
+    assert (code, err.splitlines()[2:]) == (0, lines)
+    assert "[1/1]" in err and "1 done, 5 passed over in" in err
+    for more, event in (([], "file"), (["--dry-run"], "plan")):
+        code, out, err = run(*arguments, "--jsonl", *more)
+        events = [json.loads(line) for line in out.splitlines()]
+        passed = [(Path(e["input"]).name, e["message"]) for e in events if e["event"] == "passed"]
+        assert passed == [(f"{n}.heic", "HEIC is not read") for n in range(1, 5)] + [
+            ("x.nef", "camera raw is not read")
+        ]
+        assert all(list(e) == KEYS for e in events if e["event"] == "passed")
+        assert ([e["event"] for e in events].count(event), code, err) == (1, 0, "")
+    (folder / "a.png").unlink()
+    code, _, err = run(*arguments)
+    assert code == 1
+    assert "no pictures that are read in this folder: HEIC is not read (4), camera raw is not read (1)" in err
+
+
+def test_stale_results_are_counted_and_done_again_when_asked(tmp_path: Path, run: Run) -> None:
+    photo, line = (
+        draw(tmp_path / "a.png"),
+        "1 of the results that exist are stale: --existing update does them",
+    )
+    arguments = ("upscale", photo, "-o", tmp_path / "out", "-s")
+    assert run(*arguments, 2)[0] == 0
+    assert line not in run(*arguments, 2)[2]
+    for more in ([], ["--dry-run"]):
+        code, _, err = run(*arguments, 3, *more)
+        assert (code, line in err) == (0, True)
+    assert size(tmp_path / "out" / "a.png") == (12, 8)
+    code, _, err = run(*arguments, 3, "--existing", "update")
+    assert (code, size(tmp_path / "out" / "a.png")) == (0, (18, 12))
+    assert "(done again: it has 12x8 pixels instead of 18x12)" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "loaded", "dtype", "tile"),
+    [
+        (["-n", "some", "-g", "0", "-t", "0"], ("some", "cuda:0"), "auto", "auto"),
+        (["--model-name", "some", "-g", "-1", "--fp32"], ("some", "cpu"), "float32", "auto"),
+        (["-g", "auto", "-d", "cpu", "--tile=0"], (None, "cpu"), "auto", "auto"),
+        (["-g1", "-t", "32", "--fp32", "--dtype", "float32"], (None, "cuda:1"), "float32", 32),
+    ],
+)
+def test_what_users_of_other_tools_type(
+    tmp_path: Path, run: Run, fake: Any, options: list[str], loaded: tuple[str, str], dtype: str, tile: object
+) -> None:
+    one, two, out = draw(tmp_path / "a.png"), draw(tmp_path / "b.png"), tmp_path / "out"
+    code, _, err = run("upscale", "-i", one, "-o", out, "-i", two, "-s", 2, *options)
+    assert code == 0, err
+    assert (fake.loads, fake.asked[0][0], fake.calls[0]["tile"]) == ([loaded], dtype, tile)
+    assert sorted(p.name for p in out.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "suffix"),
+    [("jpg", ".jpg"), ("JPEG", ".jpg"), (".tif", ".tif"), ("PNG", ".png"), ("Webp", ".webp")],
+)
+def test_formats_as_people_write_them(tmp_path: Path, run: Run, typed: str, suffix: str) -> None:
+    assert run("upscale", draw(tmp_path / "a.bmp"), "-o", tmp_path / "out", "-f", typed)[0] == 0
+    assert [p.name for p in (tmp_path / "out").iterdir()] == [f"a{suffix}"]
+
+
+def test_results_in_a_box_are_named_by_how_much_the_picture_grows(tmp_path: Path, run: Run) -> None:
+    photo = draw(tmp_path / "a.png")
+    for box, name in (("fill", "a_x6.png"), ("stretch", "a_x4.png"), ("fit", "a_x2.png")):
+        sides = {"fill": (12, 24), "stretch": (24, 8), "fit": (12, 24)}[box]
+        assert run("upscale", photo, "--width", sides[0], "--height", sides[1], "--box", box)[0] == 0
+        assert size(tmp_path / name) == ((12, 8) if box == "fit" else sides)
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path, run: Run) -> None:

@@ -64,7 +64,8 @@ app.command(
   unistep upscale trip -o large -s 2 -r      mirrors the tree into large/
 
 When a run was stopped, the same command does the rest. A name that begins with
-a dash comes after --.
+a dash comes after --. Other tools' -i INPUT, -n MODEL, -g GPU, -t 0 and --fp32
+are understood.
 
 {CODES}""",
 )

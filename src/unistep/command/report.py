@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unistep.upscaling.folders import Job, Size, Status
+    from unistep.upscaling.job import Job, Size, Status
 
 BAR = 24  # characters
-ENDS: tuple[Status, ...] = ("done", "skipped", "failed")
+ENDS: dict[Status, str] = {"done": "done", "skipped": "skipped", "failed": "failed", "passed": "passed over"}
+SHOWN = 3  # names of files that are passed over for one reason
 
 
 def clean(text: object) -> str:
@@ -53,6 +54,20 @@ def emit_job(event: str, job: Job) -> None:
     )
 
 
+def rest(jobs: Sequence[Job]) -> None:
+    """Lines for people on what was left as it is: files that are passed over, and results that are stale."""
+    passed: dict[str, list[str]] = {}
+    for job in jobs:
+        if job.status == "passed":
+            passed.setdefault(job.message, []).append(str(job.input))
+    for why, names in passed.items():
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        say(f"passed over {len(names)} ({why}): {', '.join(names[:SHOWN])}{more}")
+    stale = sum(job.stale for job in jobs)
+    if stale:
+        say(f"{stale} of the results that exist are stale: --existing update does them again")
+
+
 def duration(seconds: float) -> str:
     """4.2 s, 1:07 or 2:03:09."""
     if seconds < 59.95:
@@ -70,6 +85,7 @@ class Report:
     """Follows a run: call `start` before, `show` with every result, `finish` once; it gives the exit code."""
 
     def __init__(self, jobs: Sequence[Job], *, jsonl: bool) -> None:
+        jobs = [job for job in jobs if job.status != "passed"]
         self.count = len(jobs)
         # Output pixels of each job: the time goes with them, not with the number of files.
         self.pixels = [math.prod(j.output_size or (0,)) if j.status == "todo" else 0 for j in jobs]
@@ -77,6 +93,7 @@ class Report:
         self.jsonl = jsonl
         self.bar = sys.stderr.isatty() and not jsonl
         self.results: list[Job] = []
+        self.passed: list[Job] = []
         self.began = time.perf_counter()
 
     def start(self) -> None:
@@ -90,6 +107,11 @@ class Report:
         self._draw(done / total)
 
     def show(self, result: Job) -> None:
+        if result.status == "passed":
+            self.passed.append(result)
+            if self.jsonl:
+                emit_job("passed", result)
+            return
         self.results.append(result)
         if self.jsonl:
             emit_job("file", result)
@@ -102,15 +124,16 @@ class Report:
     def finish(self, *, interrupted: bool = False) -> int:
         """The summary and the failures; the exit code: 0 all done, 1 a file failed, 130 interrupted."""
         self._erase()
-        count = Counter(r.status for r in self.results)
+        count = Counter(r.status for r in [*self.results, *self.passed])
         seconds = time.perf_counter() - self.began
         code = 130 if interrupted else 1 if count["failed"] else 0
         if self.jsonl:
             numbers = {s: count[s] for s in ENDS}
             emit("end", **numbers, seconds=round(seconds, 3), exit_code=code)
         else:
-            parts = [f"{count[s]} {s}" for s in ENDS if count[s] or s == "done"]
+            parts = [f"{count[s]} {word}" for s, word in ENDS.items() if count[s] or s == "done"]
             print(f"{', '.join(parts)} in {duration(seconds)}", file=sys.stderr)
+            rest([*self.results, *self.passed])
         for result in self.results:
             if result.status == "failed":
                 complain(result.message, result.input)

@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 
+from unistep.command.habits import Format, device_of, dtype_of, format_of, model_of, tile_of
 from unistep.command.options import Compile, Device, Dtype, argument, option
-from unistep.command.report import Report, clean, complain, emit_job, times
+from unistep.command.report import Report, clean, complain, emit_job, rest, times
 from unistep.errors import ConfigError
 
 if TYPE_CHECKING:
     from unistep.image import Picture
-    from unistep.upscaling.folders import Job
+    from unistep.upscaling.job import Job
 
 OUTPUT = Parameter(group=Group.create_ordered("Output"))
 SIZE = Parameter(group=Group.create_ordered("Size: one of these; x4 if none is given"))
 WAY = Parameter(group=Group.create_ordered("How"))
+HABIT = Parameter(show=False)
 LARGE = Parameter(group=Group.create_ordered("Students of large models"))
 
 
@@ -30,17 +32,10 @@ def _fit(kind: object, tokens: Sequence[Any]) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def _tile(kind: object, tokens: Sequence[Any]) -> int | str:
-    text = tokens[0].value
-    if text == "auto":
-        return "auto"
-    if not (text.isascii() and text.isdigit() and int(text)):
-        raise ConfigError(f"--tile takes auto or a number of pixels from 1 upward, found {text!r}")
-    return int(text)
-
-
 def upscale(
-    inputs: Annotated[list[Path], argument("INPUT", "Pictures and folders, as many as you like.")],
+    inputs: Annotated[
+        list[Path] | None, argument("INPUT", "Pictures and folders, as many as you like.")
+    ] = None,
     /,
     *,
     output: Annotated[
@@ -51,8 +46,13 @@ def upscale(
         OUTPUT,
     ] = None,
     format: Annotated[
-        Literal["jpeg", "png", "webp", "tiff", "bmp", "avif"] | None,
-        option("jpeg, png, webp, tiff, bmp or avif. Default: as the source.", "-f"),
+        Format | None,
+        option(
+            "jpeg, png, webp, tiff, bmp or avif. Default: as the source.",
+            "-f",
+            converter=format_of,
+            metavar="FORMAT",
+        ),
         OUTPUT,
     ] = None,
     suffix: Annotated[
@@ -60,8 +60,11 @@ def upscale(
     ] = None,
     recursive: Annotated[bool, option("Also the folders inside a folder.", "-r"), OUTPUT] = False,
     existing: Annotated[
-        Literal["skip", "overwrite", "rename"],
-        option("Where a result exists: skip (default), overwrite, rename."),
+        Literal["skip", "update", "overwrite", "rename"],
+        option(
+            "Where a result exists: skip (default), update (if its source is newer or the size another), "
+            "overwrite, rename."
+        ),
         OUTPUT,
     ] = "skip",
     metadata: Annotated[
@@ -71,8 +74,13 @@ def upscale(
     ] = "keep",
     quality: Annotated[int | None, option("1 to 100, for JPEG, WebP and AVIF."), OUTPUT] = None,
     scale: Annotated[float | None, option("Factor from 1 to 8, such as 2.5.", "-s"), SIZE] = None,
-    width: Annotated[int | None, option("Width in pixels; the height follows."), SIZE] = None,
+    width: Annotated[int | None, option("Width in pixels; the height follows, or see --box."), SIZE] = None,
     height: Annotated[int | None, option("Height in pixels; the width follows."), SIZE] = None,
+    box: Annotated[
+        Literal["fit", "fill", "stretch"] | None,
+        option("--width with --height: fit within (default), fill (what stands over is cut off), stretch."),
+        SIZE,
+    ] = None,
     fit: Annotated[
         tuple[int, int] | None,
         option("As large as fits into a box, such as 1920x1080.", converter=_fit, n_tokens=1, metavar="WxH"),
@@ -88,7 +96,7 @@ def upscale(
         option(
             "Side of the pieces that are computed at once; smaller takes less memory. Default: auto.",
             "-t",
-            converter=_tile,
+            converter=tile_of,
             n_tokens=1,
             metavar="PIXELS",
         ),
@@ -129,22 +137,37 @@ def upscale(
     ] = False,
     jsonl: Annotated[bool, option("JSON lines on stdout, for programs."), WAY] = False,
     dry_run: Annotated[bool, option("Only say what would be done."), WAY] = False,
+    more: Annotated[list[Path] | None, option("As INPUT.", "-i", name="--input"), HABIT] = None,
+    model_name: Annotated[str | None, option("As --model.", "-n"), HABIT] = None,
+    gpu: Annotated[str | None, option("As --device: 0 for cuda:0, -1 for cpu.", "-g"), HABIT] = None,
+    fp32: Annotated[bool, option("As --dtype float32."), HABIT] = False,
 ) -> int:
     """Enlarge pictures and folders of pictures."""
     from unistep.upscaling import folders as batch
+    from unistep.upscaling.noise import caught
 
+    inputs = [*(inputs or []), *(more or [])]
+    if not inputs:
+        raise ConfigError("expected an INPUT, a picture or a folder, found none")
+    model, device, precision = model_of(model, model_name), device_of(device, gpu), dtype_of(dtype, fp32)
     given = {"scale": scale, "width": width, "height": height, "fit": fit, "megapixels": megapixels}
     sizing: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     sizing = sizing or {"scale": 4.0}
-    if len(sizing) > 1:
+    both = list(sizing) == ["width", "height"]
+    if len(sizing) > 1 and not both:
         raise ConfigError(f"--{' and --'.join(sizing)} exclude each other: give one of them")
+    if box and not both:
+        raise ConfigError(f"--box {box} needs --width and --height, found --{' and --'.join(sizing)}")
+    sizing |= {"box": box} if box else {}
     if quality is not None and not 1 <= quality <= 100:
         raise ConfigError(f"--quality goes from 1 to 100, found {quality}")
     if fidelity is not None and not 0 <= fidelity <= 1:
         raise ConfigError(f"expected --fidelity to be from 0 to 1, found {fidelity}")
-    jobs = batch.plan(
-        inputs, output, sizing=sizing, suffix=suffix, format=format, recursive=recursive, existing=existing
-    )
+    with caught([]):  # what is wrong with a file is said when it is read
+        jobs = batch.plan(
+            inputs, output, sizing=sizing, suffix=suffix, format=format, recursive=recursive,
+            existing=existing, exact_size=not reproduce,
+        )  # fmt: skip
     if dry_run:
         return _dry_run(jobs, jsonl=jsonl)
     if reproduce and (tile, vae_tiles, seed) != ("auto", "auto", 0):
@@ -160,7 +183,7 @@ def upscale(
 
             options = Options(steps, decoder, weights, offload, compile)
             upscaler = Upscaler.from_pretrained(
-                model, device=device, dtype=dtype, fidelity=fidelity, options=options
+                model, device=device, dtype=precision, fidelity=fidelity, options=options
             )
 
         def enlarge(picture: Picture) -> Picture:
@@ -175,7 +198,7 @@ def upscale(
             return larger
 
         report.start()
-        for result in batch.run(jobs, enlarge, metadata=metadata, quality=quality):
+        for result in batch.run(jobs, enlarge, metadata=metadata, quality=quality, hush=True):
             report.show(result)
     except KeyboardInterrupt:
         return report.finish(interrupted=True)
@@ -196,13 +219,15 @@ def _dry_run(jobs: Sequence[Job], *, jsonl: bool) -> int:
     """What would be done, on stdout; 1 if it is known already that a file will fail."""
     for job in jobs:
         if jsonl:
-            emit_job("plan", job)
+            emit_job("passed" if job.status == "passed" else "plan", job)
         elif job.status == "todo":
             sizes = f"{times(job.input_size)} -> {times(job.output_size)}"
             print(f"{clean(job.input)} -> {clean(job.output)}  {sizes}")
         elif job.status == "skipped":
             print(f"{clean(job.input)} skipped: {clean(job.message)}")
     failed = [job for job in jobs if job.status == "failed"]
+    if not jsonl:
+        rest(jobs)
     for job in failed:
         complain(job.message, job.input)
     return 1 if failed else 0
