@@ -14,7 +14,7 @@ from pictures import MODES, codes_of, photo, pil, ramp16, saved
 from PIL import Image, ImageOps
 
 from unistep.image import Picture, Source, probe, read_image, write_image
-from unistep.image.tiff import encode_tiff
+from unistep.image.tiffwriting import encode_tiff
 from unistep.pixels.resize import resize
 
 LOSSLESS = {"L": ("png", "tif", "bmp"), "LA": ("png", "tif")}

@@ -109,7 +109,7 @@ def test_atomic_write_shows_nothing_before_the_end(tmp_path):
 def test_no_second_picture_of_floats_is_held(kind):
     picture = Picture(np.zeros((3000, 1000, 3), np.float32), np.ones((3000, 1000), np.float32))
     tracemalloc.start()
-    sheet = image._sheet(picture, kind, "keep")
+    sheet, _ = image._sheet(picture, kind, "keep")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < sheet.codes.nbytes + picture.rgb.nbytes / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import warnings
 import zlib
@@ -13,9 +14,11 @@ import imagecodecs
 import numpy as np
 from PIL import Image
 
-from unistep.image import metadata, tiff
+from unistep.image import metadata
 from unistep.image.pixels import pillow, to_palette
+from unistep.image.png import XMP_KEYWORD, chunk_of, text_chunks
 from unistep.image.stored import CMYK, GREY, PALETTE, Codes
+from unistep.image.tiffwriting import encode_tiff
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Sheet:
     exif: bytes | None = None
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None
+    cicp: tuple[int, int] | None = None
+    texts: tuple[tuple[str, str], ...] = ()
 
 
 def encode(sheet: Sheet, format: str, quality: int | None) -> bytes:
@@ -91,7 +96,11 @@ def encode(sheet: Sheet, format: str, quality: int | None) -> bytes:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's AVIF writer reads EXIF, and warns of what is damaged in it
         _image(sheet)[0].save(file, format, **options)
-    return file.getvalue()
+    data = file.getvalue()
+    if format == "AVIF" and sheet.cicp:  # Pillow writes those of sRGB, and the matrix of BT.601
+        points = struct.pack(">HH", *sheet.cicp)
+        data = re.sub(rb"(?<=colrnclx)....", lambda _: points, data, count=1, flags=re.DOTALL)
+    return data
 
 
 def _image(sheet: Sheet) -> tuple[Image.Image, bytes | None]:
@@ -116,20 +125,19 @@ def _png(sheet: Sheet) -> bytes:
     else:
         data = bytes(imagecodecs.png_encode(np.ascontiguousarray(sheet.codes), level=6))
     chunks = []
+    if sheet.cicp:
+        chunks.append(chunk_of(b"cICP", bytes([*sheet.cicp, 0, 1])))
     if sheet.icc:
-        chunks.append(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(sheet.icc)))
+        chunks.append(chunk_of(b"iCCP", b"ICC profile\0\0" + zlib.compress(sheet.icc)))
     if sheet.dpi:
         x, y = (round(value / 0.0254) for value in sheet.dpi)
-        chunks.append(_chunk(b"pHYs", struct.pack(">IIB", x, y, 1)))
+        chunks.append(chunk_of(b"pHYs", struct.pack(">IIB", x, y, 1)))
     if sheet.exif:
-        chunks.append(_chunk(b"eXIf", sheet.exif))
+        chunks.append(chunk_of(b"eXIf", sheet.exif))
     if sheet.xmp:
-        chunks.append(_chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + sheet.xmp))
+        chunks.append(chunk_of(b"iTXt", XMP_KEYWORD.encode() + b"\0\0\0\0\0" + sheet.xmp))
+    chunks.extend(text_chunks(sheet.texts))
     return b"".join([data[:33], *chunks, data[33:]])  # 8 bytes of signature and 25 of header come first
-
-
-def _chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
 def _tiff(sheet: Sheet) -> bytes:
@@ -140,7 +148,7 @@ def _tiff(sheet: Sheet) -> bytes:
     elif family == PALETTE:
         codes, palette = to_palette(codes)
         codes = codes[..., None]
-    return tiff.encode_tiff(
+    return encode_tiff(
         codes,
         family,
         palette=palette,

@@ -1,149 +1,260 @@
-"""TIFF where Pillow falls short: 16-bit colour, CMYK with alpha, and whole EXIF.
+"""TIFF files, read: which page is the picture, and its samples as grey, RGB, palette or CMYK codes.
 
-Written files have one page of strips of about 256 KiB, deflated with horizontal differencing.
-Source: TIFF 6.0 and its technical notes.
+The directories are read here and the samples by tifffile, except what libtiff alone undoes (subsampled YCbCr,
+old JPEG, fax). Camera raw files are TIFFs too, whose first page is often a thumbnail: they are refused.
+Source: TIFF 6.0 and its technical notes; BigTIFF; DNG 1.7.
 """
 
 from __future__ import annotations
 
+import logging
 import struct
-import zlib
-from itertools import accumulate
-from typing import Any
+from io import BytesIO
 
 import imagecodecs
 import numpy as np
-import numpy.typing as npt
+import tifffile
 
-from unistep.image.ifd import Field, Tiff, Tree, serialise
-from unistep.image.metadata import ORIENTATION, exif_from_tiff
-from unistep.image.stored import CMYK, GREY, RGB, Header, Stored, Undecodable, make_header, unmultiply
+from unistep.image.ifd import Directory, Tiff
+from unistep.image.jpeg import Segments
+from unistep.image.lab import lab_to_srgb
+from unistep.image.metadata import ORIENTATION, SUB_IFDS, exif_from_tiff
+from unistep.image.stored import (
+    CMYK,
+    GREY,
+    PALETTE,
+    RGB,
+    Codes,
+    Header,
+    Stored,
+    Undecodable,
+    make_header,
+    resolution,
+    unmultiply,
+    widened,
+)
 
-WIDTH, HEIGHT, BITS, COMPRESSION, INTERPRETATION = 256, 257, 258, 259, 262
-STRIPS, SAMPLES, ROWS, STRIP_BYTES, PLANES, PREDICTOR = 273, 277, 278, 279, 284, 317
-X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT, COLOURMAP, EXTRA, SAMPLE_FORMAT = 282, 283, 296, 320, 338, 339
-XMP, ICC = 700, 34675
+KIND, OLD_KIND, WIDTH, HEIGHT, BITS, COMPRESSION, INTERPRETATION = 254, 255, 256, 257, 258, 259, 262
+STRIPS, SAMPLES, ROWS, STRIP_BYTES, PLANES, COLOURMAP = 273, 277, 278, 279, 284, 320
+TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, INKS, EXTRA, SAMPLE_FORMAT = 322, 323, 324, 325, 332, 338, 339
+XMP, DNG_VERSION, ICC = 700, 50706, 34675
+REDUCED, MASK = 1, 4
 
-CHANNELS = {0: 1, 1: 1, 2: 3, 5: 4}  # by interpretation: white is zero, black is zero, RGB, CMYK
-PHOTOMETRIC = {"grey": 1, "rgb": 2, "palette": 3, "cmyk": 5}
-MAX_BYTES = (1 << 32) - (1 << 24)  # offsets have 32 bits
-DEFLATE, DIFFERENCES, STRAIGHT_ALPHA, INCH = 8, 2, 2, 2
+CHANNELS = {0: 1, 1: 1, 2: 3, 3: 1, 4: 1, 5: 4, 6: 3, 8: 3, 9: 3}  # by interpretation
+INVERTED, YCBCR, CIELAB, ICCLAB = 0, 6, 8, 9
+SENSOR = (32803, 34892)  # colour filter array, linear raw
+ASSOCIATED, STRAIGHT = 1, 2
+FAX, OLD_JPEG, JPEG = (2, 3, 4), 6, 7
+RAW_COMPRESSIONS = (32767, 34713, 65000, 65535)  # Sony, Nikon, Kodak, Pentax
+COMPRESSIONS = {1, *FAX, 5, OLD_JPEG, JPEG, 8, 32773, 32946, 33003, 33005, 34712, 34925, 34927, 34933, 34934}
+COMPRESSIONS |= {22610, 50000, 50001, 50002, 52546}  # JPEG XR, Zstandard, WebP, JPEG XL
+MAX_PAGES = 4096
+RAW = "it is a camera raw file, which is not read: develop it first, into a TIFF or a JPEG"
 
-
-def header(data: bytes) -> Header:
-    """The header of a TIFF or BigTIFF file. Raises ValueError when it is damaged."""
-    tiff = Tiff(memoryview(data))
-    main = tiff.directory(tiff.first)
-    entries = main.entries
-    turn = tiff.number(entries.get(ORIENTATION), 1)
-    x, y = (tiff.ratio(entries.get(tag)) for tag in (X_RESOLUTION, Y_RESOLUTION))
-    unit = {2: 1.0, 3: 2.54}.get(tiff.number(entries.get(RESOLUTION_UNIT), 2))
-    return make_header(
-        "TIFF",
-        (tiff.number(entries.get(WIDTH)), tiff.number(entries.get(HEIGHT))),
-        turn if 1 <= turn <= 8 else 1,
-        notes=["several pages: only the first is read"] if main.next else [],
-        icc=tiff.raw(entries.get(ICC)),
-        exif=exif_from_tiff(tiff),
-        xmp=tiff.raw(entries.get(XMP)),
-        dpi=(x * unit, y * unit) if unit else None,
-    )
+logging.getLogger("tifffile").addHandler(logging.NullHandler())  # what it remarks on is no one's concern here
 
 
-def codes(data: bytes, header: Header) -> Stored | None:
-    """The codes of a file with 16 bits, or of CMYK with alpha; None for what Pillow reads well.
+class Page:
+    """The directory of the picture, and what it says. Raises ValueError, or Undecodable for raw files."""
 
-    Raises Undecodable for samples of another kind.
-    """
-    tiff = Tiff(memoryview(data))
-    entries = tiff.directory(tiff.first).entries
-    bits = set(tiff.numbers(entries.get(BITS))) or {1}
-    kinds = set(tiff.numbers(entries.get(SAMPLE_FORMAT))) or {1}
-    samples = tiff.number(entries.get(SAMPLES), 1)
-    interpretation = tiff.number(entries.get(INTERPRETATION), 1)
-    if not kinds <= {1, 4} or (max(bits) > 8 and bits != {16}):
-        raise Undecodable("its samples are neither 8-bit nor 16-bit whole numbers; convert it to 16-bit")
-    if bits != {16} and not (interpretation == 5 and samples > 4):
-        return None
-    channels = CHANNELS.get(interpretation)
-    if channels is None or samples < channels:
-        raise Undecodable("its 16-bit pixels are neither grey, RGB nor CMYK")
-    width, height = tiff.number(entries.get(WIDTH)), tiff.number(entries.get(HEIGHT))
-    if interpretation == 5:  # the decoder refuses CMYK, but takes RGB with more samples, stored alike
-        patched = bytearray(data)
-        struct.pack_into(tiff.order + "H", patched, entries[INTERPRETATION].data_at, 2)
-        data = bytes(patched)
-    found = imagecodecs.tiff_decode(data)
-    if tiff.number(entries.get(PLANES), 1) == 2 and found.shape == (samples, height, width):
-        found = np.moveaxis(found, 0, -1)
-    found = found.reshape(height, width, samples)
+    def __init__(self, data: bytes) -> None:
+        self.tiff = tiff = Tiff(memoryview(data))
+        self.notes: list[str] = []
+        if data[8:10] == b"CR" or data[8:12] == b"IIII":  # Canon, Phase One
+            raise Undecodable(RAW)
+        pages = _chain(tiff)
+        below = [page for parent in pages[:16] for page in _sub_pages(tiff, parent)]
+        if any(_is_raw(tiff, page) for page in [*pages, *below]):
+            raise Undecodable(RAW)
+        whole = [page for page in pages if not _is_reduced(tiff, page)]
+        if not whole:
+            whole = [page for page in below if not _is_reduced(tiff, page)][:1]
+        if not whole:
+            self.notes.append("its only page says that it is a smaller copy of another picture")
+        elif len(whole) > 1:
+            self.notes.append("several pages: only the first is read")
+        self.directory = (whole or pages)[0]
+        self.entries = self.directory.entries
+
+    def number(self, tag: int, default: int = 0) -> int:
+        return self.tiff.number(self.entries.get(tag), default)
+
+    def numbers(self, tag: int) -> tuple[int, ...]:
+        return self.tiff.numbers(self.entries.get(tag))
+
+    def header(self) -> Header:
+        turn, lab = self.number(ORIENTATION, 1), self.number(INTERPRETATION, 1) in (CIELAB, ICCLAB)
+        if lab:
+            self.notes.append("its colours are converted from Lab to sRGB")
+        return make_header(
+            "TIFF",
+            (self.number(WIDTH), self.number(HEIGHT)),
+            turn if 1 <= turn <= 8 else 1,
+            notes=self.notes,
+            icc=None if lab else self.tiff.raw(self.entries.get(ICC)),
+            exif=exif_from_tiff(self.tiff, self.directory),
+            xmp=self.tiff.raw(self.entries.get(XMP)),
+            dpi=resolution(self.tiff.data, self.directory.at),
+        )
+
+
+def codes(data: bytes, page: Page, header: Header) -> Stored:
+    """The picture's codes. Raises Undecodable for samples of a kind that is not read, or cut off."""
+    samples, interpretation = page.number(SAMPLES, 1), page.number(INTERPRETATION, 1)
+    bits = set(page.numbers(BITS)[:samples]) or {1}
+    kinds = set(page.numbers(SAMPLE_FORMAT)[:samples]) or {1}
+    width, height = page.number(WIDTH), page.number(HEIGHT)
+    channels, compression = CHANNELS.get(interpretation), page.number(COMPRESSION, 1)
+    if not kinds <= {1, 4} or len(bits) > 1 or not 1 <= max(bits) <= 32:
+        raise Undecodable(
+            "its samples are not whole numbers of 1 to 32 bits, all alike, a kind of TIFF that is not read: "
+            "convert it to 16-bit"
+        )
+    if channels is None or (interpretation == 5 and page.number(INKS, 1) != 1):
+        raise Undecodable(
+            "its pixels are neither grey, RGB, palette, YCbCr, Lab nor CMYK: a kind that is not read"
+        )
+    if compression not in COMPRESSIONS:
+        raise Undecodable(f"its compression ({compression}) is of a kind that is not read")
+    if not channels <= samples <= channels + 16:
+        raise Undecodable(f"it has {samples} samples a pixel, a kind of TIFF that is not read")
+    _check_strips(data, page)
+    alone = interpretation == YCBCR and compression != JPEG  # only libtiff makes RGB of it
+    if alone or compression in (*FAX, OLD_JPEG):
+        return _by_libtiff(data, page, header)
+    found = _samples(data, page).reshape(height, width, samples)
+    kind = page.number(EXTRA, STRAIGHT if (interpretation, samples) == (2, 4) else 0)
     colour, alpha = found[..., :channels], None
-    extra = tiff.number(entries.get(EXTRA))
-    if samples > channels and extra in (1, STRAIGHT_ALPHA):
-        alpha = found[..., channels]
-        colour = unmultiply(colour, alpha) if extra == 1 else colour
-    if interpretation == 0:
+    if samples > channels and kind in (ASSOCIATED, STRAIGHT):
+        alpha = widened(found[..., channels], max(bits))
+    family = {1: GREY, 3: RGB, 4: CMYK}[channels]
+    if interpretation == 3:
+        colour, family = _coloured(colour[..., 0], page, max(bits)), PALETTE
+        alpha = None if alpha is None else _as(alpha, colour.dtype)
+    elif interpretation in (CIELAB, ICCLAB):
+        colour = lab_to_srgb(colour, signed=interpretation == CIELAB)
+    else:
+        colour = widened(colour, max(bits))
+    if interpretation == INVERTED:
         colour = np.iinfo(colour.dtype).max - colour
-    return Stored(header, {1: GREY, 3: RGB, 4: CMYK}[channels], colour, alpha)
+    if alpha is not None and kind == ASSOCIATED:
+        colour = unmultiply(colour, alpha)
+    return Stored(header, family, colour, alpha)
 
 
-def encode_tiff(
-    codes: npt.NDArray[Any],
-    family: str,
-    *,
-    palette: npt.NDArray[np.uint8] | None = None,
-    order: str = "<",
-    described: Tree | None = None,
-    icc: bytes | None = None,
-    xmp: bytes | None = None,
-    dpi: tuple[float, float] | None = None,
-) -> bytes:
-    """Encode uint8 or uint16 codes [H,W,C] as a TIFF file.
-
-    family: "grey", "rgb", "cmyk", each with one channel more for straight alpha, or "palette" (uint8 [H,W,1],
-    with palette [n,3]). order and described: byte order and further fields, from `metadata.tiff_from_exif`.
-    """
-    height, width, channels = codes.shape
-    colours = {"grey": 1, "rgb": 3, "palette": 1, "cmyk": 4}[family]
-    rows = max(1, (1 << 18) // codes[:1].nbytes)
-    strips = [_strip(codes[top : top + rows], order, family) for top in range(0, height, rows)]
-    offsets = list(accumulate(map(len, strips), initial=8))[:-1]
-
-    def short(*values: int) -> Field:
-        return 3, len(values), struct.pack(f"{order}{len(values)}H", *values)
-
-    def long(*values: int) -> Field:
-        return 4, len(values), struct.pack(f"{order}{len(values)}I", *values)
-
-    def ratio(value: float) -> Field:
-        return 5, 1, struct.pack(order + "II", round(value * 1000), 1000)
-
-    tree: dict[int, Field | Tree] = dict(described or {})
-    tree |= {WIDTH: long(width), HEIGHT: long(height), BITS: short(*[8 * codes.itemsize] * channels)}
-    tree |= {COMPRESSION: short(DEFLATE), INTERPRETATION: short(PHOTOMETRIC[family]), STRIPS: long(*offsets)}
-    tree |= {SAMPLES: short(channels), ROWS: long(rows), STRIP_BYTES: long(*map(len, strips))}
-    tree |= {PLANES: short(1), PREDICTOR: short(1 if family == "palette" else DIFFERENCES)}
-    if dpi:
-        tree |= {X_RESOLUTION: ratio(dpi[0]), Y_RESOLUTION: ratio(dpi[1]), RESOLUTION_UNIT: short(INCH)}
-    if palette is not None:
-        colourmap = np.zeros((3, 256), np.uint16)
-        colourmap[:, : len(palette)] = palette[:, :3].T.astype(np.uint16) * 257
-        tree[COLOURMAP] = short(*colourmap.ravel().tolist())
-    if channels > colours:
-        tree[EXTRA] = short(STRAIGHT_ALPHA)
-    if xmp:
-        tree[XMP] = (1, len(xmp), xmp)
-    if icc:
-        tree[ICC] = (7, len(icc), icc)
-    body = b"".join(strips)
-    end = 8 + len(body) + len(body) % 2
-    magic = b"II*\0" if order == "<" else b"MM\0*"
-    header = magic + struct.pack(order + "I", end)
-    return b"".join([header, body, bytes(len(body) % 2), serialise(order, end, tree)])
+def _samples(data: bytes, page: Page) -> Codes:
+    """The samples as tifffile finds them in a file that begins with the page, last axis samples."""
+    with tifffile.TiffFile(BytesIO(_starting_with(data, page))) as file:
+        found = file.pages.first
+        samples: Codes = np.asarray(found.asarray(maxworkers=1))
+        samples = samples.astype(np.uint8) if samples.dtype == bool else samples
+        if found.axes.startswith("S"):
+            samples = np.moveaxis(samples, 0, -1)
+    return samples
 
 
-def _strip(codes: npt.NDArray[Any], order: str, family: str) -> bytes:
-    if family != "palette":
-        differences = codes[:, 1:] - codes[:, :-1]  # wraps around, as it should
-        codes = np.concatenate([codes[:, :1], differences], axis=1)
-    return zlib.compress(codes.astype(f"{order}u{codes.itemsize}").tobytes(), 6)
+def _by_libtiff(data: bytes, page: Page, header: Header) -> Stored:
+    """8-bit codes as libtiff shows the page."""
+    made = imagecodecs.tiff_decode(_starting_with(data, page), asrgb=True)
+    if page.number(INTERPRETATION, 1) in (0, 1):
+        return Stored(header, GREY, made[..., :1])
+    return Stored(header, RGB, made[..., :3])
+
+
+def _starting_with(data: bytes, page: Page) -> bytes:
+    """The file with the page as its first and only one, lying as it is stored (libtiff would turn it)."""
+    tiff, patched = page.tiff, bytearray(data)
+    wide = "Q" if tiff.big else "I"
+    struct.pack_into(tiff.order + wide, patched, 8 if tiff.big else 4, page.directory.at)
+    if page.directory.next:
+        struct.pack_into(tiff.order + wide, patched, page.directory.next_at, 0)
+    if (turn := page.entries.get(ORIENTATION)) is not None:
+        number = struct.pack(tiff.order + "H", 1).ljust(8 if tiff.big else 4, b"\0")
+        at = turn.at
+        struct.pack_into(tiff.order + "HH", patched, at, ORIENTATION, 3)
+        struct.pack_into(tiff.order + wide, patched, at + 4, 1)
+        patched[at + (12 if tiff.big else 8) : at + tiff.record] = number
+    return bytes(patched)
+
+
+def _coloured(indices: Codes, page: Page, bits: int) -> Codes:
+    """8-bit colours of indices. Some writers fill the 16-bit map with 8-bit values."""
+    values = page.numbers(COLOURMAP)
+    if len(values) != 3 << bits:
+        raise Undecodable("its table of colours is damaged or cut off")
+    table = np.array(values, np.uint32).reshape(3, -1).T
+    if table.max() > 255:
+        table >>= 8
+    made: Codes = table.astype(np.uint8)[indices]
+    return made
+
+
+def _as(codes: Codes, kind: np.dtype) -> Codes:
+    return codes if codes.dtype == kind else (codes >> 8).astype(kind)
+
+
+def _check_strips(data: bytes, page: Page) -> None:
+    """What lies outside the file is missing; and no JPEG in it may be larger than its place."""
+    starts = page.numbers(STRIPS) or page.numbers(TILES)
+    sizes = page.numbers(STRIP_BYTES) or page.numbers(TILE_BYTES)
+    if page.number(COMPRESSION, 1) == OLD_JPEG:
+        return  # its pointers lead elsewhere
+    if not {STRIPS, TILES} & page.entries.keys() or (sizes and len(starts) != len(sizes)):
+        raise Undecodable("its data is damaged or cut off (the table of its strips)")
+    most = len(data)
+    if page.number(COMPRESSION, 1) == 1 and page.number(PLANES, 1) == 1:  # some writers count too much
+        rows = min(page.number(ROWS) or page.number(TILE_HEIGHT), page.number(HEIGHT))
+        row = (page.number(TILE_WIDTH) or page.number(WIDTH)) * page.number(SAMPLES, 1) * page.number(BITS, 1)
+        most = rows * -(-row // 8) or most
+    ends = [start + min(size, most) for start, size in zip(starts, sizes, strict=False)]
+    if len(sizes) == len(starts) and max(ends, default=0) > len(data):
+        raise Undecodable("its data is damaged or cut off (strips are missing)")
+    if page.number(COMPRESSION, 1) == JPEG:
+        room = (
+            max(page.number(WIDTH), page.number(TILE_WIDTH)),
+            max(page.number(HEIGHT), page.number(TILE_HEIGHT)),
+        )
+        for start, size in zip(starts, sizes, strict=False):
+            width, height = Segments(data[start : start + size]).size
+            if width > room[0] + 64 or height > room[1] + 64:
+                raise Undecodable("its data has another size than its header says")
+
+
+def _chain(tiff: Tiff) -> list[Directory]:
+    pages: list[Directory] = []
+    at, seen = tiff.first, set[int]()
+    while at and at not in seen and len(pages) < MAX_PAGES:
+        seen.add(at)
+        try:
+            pages.append(tiff.directory(at))
+        except ValueError:
+            if not pages:
+                raise
+            break  # what a later page has is not needed
+        at = pages[-1].next
+    if not pages:
+        raise ValueError("no directory")
+    return pages
+
+
+def _sub_pages(tiff: Tiff, page: Directory) -> list[Directory]:
+    found = []
+    for at in tiff.numbers(page.entries.get(SUB_IFDS))[:16]:
+        try:
+            found.append(tiff.directory(at))
+        except ValueError:
+            continue
+    return found
+
+
+def _is_reduced(tiff: Tiff, page: Directory) -> bool:
+    kind, old = (tiff.number(page.entries.get(tag)) for tag in (KIND, OLD_KIND))
+    return bool(kind & (REDUCED | MASK)) or old == 2 or WIDTH not in page.entries
+
+
+def _is_raw(tiff: Tiff, page: Directory) -> bool:
+    return (
+        DNG_VERSION in page.entries
+        or tiff.number(page.entries.get(INTERPRETATION)) in SENSOR
+        or tiff.number(page.entries.get(COMPRESSION)) in RAW_COMPRESSIONS
+    )
