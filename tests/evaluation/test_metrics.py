@@ -30,7 +30,8 @@ from unistep.evaluation.metrics import (
 )
 
 GOLDEN = goldens.GOLDEN / "metrics"
-VALUES = json.loads((GOLDEN / "values.json").read_text())["values"]
+FILE = json.loads((GOLDEN / "values.json").read_text())
+VALUES, RECORDED_NIQE = FILE["values"], FILE["niqe"]["values"]
 # the names of the recorded numbers, by protocol and border
 RECORDED = {
     ("pyiqa", 0): "pyiqa_{}_y",
@@ -185,11 +186,32 @@ def niqe(tmp_path):
     return Niqe(path)
 
 
-def test_niqe_keeps_its_numbers(niqe):
-    # with BasicSR's pristine model this code gave BasicSR's own NIQE of sr_2, 13.98241, to 3e-5; these two
-    # numbers are its own, with the model above
-    assert niqe(load("sr_2.png")).item() == pytest.approx(4.6850882, abs=1e-6)
-    assert niqe(load("gt_2.png")).item() == pytest.approx(4.2241694, abs=1e-6)
+def niqe_picture(name: str) -> Tensor:
+    """One of the recorded pictures, or blocks of one beside a stretch of one grey: "flat_60", "one_255"."""
+    kind, level = name.split("_")
+    if kind not in ("flat", "one"):
+        return load(f"{name}.png")
+    textured, width = (192, 480) if kind == "flat" else (96, 288)
+    picture = torch.full((1, 3, 96, width), int(level) / 255)
+    picture[..., :textured] = load("gt_2.png")[..., :96, :textured]
+    return picture
+
+
+@pytest.mark.parametrize("name", RECORDED_NIQE)
+def test_niqe_is_basicsrs(niqe, name):
+    """With one block and with several; where blocks are flat, and of some features nothing is left."""
+    assert niqe(niqe_picture(name)).item() == pytest.approx(RECORDED_NIQE[name], rel=1e-6)
+
+
+def test_niqe_rounds_ties_as_basicsr_does(niqe, monkeypatch):
+    """Of the 16.8 million colours of 8 bits these are among the 141 where float64 rounds another way."""
+    colours = {(2, 44, 141): 52, (132, 235, 175): 186, (165, 238, 73): 186, (250, 190, 230): 198}
+    seen = []
+    monkeypatch.setattr(niqe, "_distance", lambda y: seen.append(y) or torch.zeros(()))
+    image = (torch.tensor([*colours]) / 255).T[None, :, None].repeat(1, 1, 96, 24)
+    niqe(image)
+    assert seen[0][0, 0, 0, :4].tolist() == [*colours.values()]
+    assert luma(image)[0, 0, 0, :4].round().tolist() != [*colours.values()]
 
 
 def test_niqe_fits_an_asymmetric_gaussian(niqe):
@@ -216,8 +238,8 @@ def test_niqe_ignores_flat_blocks_and_refuses_small_images(niqe):
     textured[..., 192:] = 0.5
     assert niqe(textured).isfinite().all()
     assert niqe(torch.full((1, 3, 96, 192), 0.5)).isnan().all()
-    with pytest.raises(ImageError, match="two whole blocks"):
-        niqe(noise(0, 1, 3, 96, 191))
+    with pytest.raises(ImageError, match=r"a whole block of 96x96 pixels, not \(191, 95\)"):
+        niqe(noise(0, 1, 3, 191, 95))
 
 
 def test_niqe_names_a_wrong_file(tmp_path):

@@ -131,7 +131,8 @@ class Niqe:
     """NIQE (Mittal et al. 2013) by BasicSR's protocol: rounded luma, 96x96 blocks, two scales; [B] float64.
 
     pristine: the .npz with `mu_pris_param` [1,36], `cov_pris_param` [36,36] and `gaussian_window` [7,7].
-    Only whole blocks count, and at least two are needed. nan if fewer than two blocks have texture.
+    Only whole blocks count, and at least one is needed. nan if no block has texture.
+    Where one block alone has texture, its covariance is a number, as in BasicSR: its 36 features' variance.
     Grain can lower this number: never read it alone.
     """
 
@@ -149,25 +150,28 @@ class Niqe:
     def __call__(self, image: Tensor) -> Tensor:
         _check(image)
         rows, columns = image.shape[2] // 96, image.shape[3] // 96
-        if rows * columns < 2:
-            raise ImageError(f"NIQE needs two whole blocks of 96x96 pixels, not {tuple(image.shape[2:])}.")
-        y = luma(image[..., : rows * 96, : columns * 96].cpu()).round()
+        if not rows * columns:
+            raise ImageError(f"NIQE needs a whole block of 96x96 pixels, not {tuple(image.shape[2:])}.")
+        y = luma(image[..., : rows * 96, : columns * 96].cpu())
+        y = ((y / 255).float() * 255).round().double()  # float32, as BasicSR: so its ties are rounded
         return torch.stack([self._distance(one.unsqueeze(0)) for one in y])
 
     def _distance(self, y: Tensor) -> Tensor:
         features = torch.cat([self._features(y, 96), self._features(_halve(y), 48)], 1)  # [blocks, 36]
         whole = features[~features.isnan().any(1)]
-        if whole.shape[0] < 2:
+        if not len(whole):
             return torch.tensor(torch.nan, dtype=torch.float64)
         d = self.mu - features.nanmean(0)
-        distance: Tensor = d @ torch.linalg.pinv((self.cov + torch.cov(whole.T)) / 2) @ d
+        spread = torch.cov(whole.T if len(whole) > 1 else whole[0])
+        distance: Tensor = d @ torch.linalg.pinv((self.cov + spread) / 2) @ d
         return distance.sqrt()
 
     def _features(self, y: Tensor, block: int) -> Tensor:
-        padded = F.pad(y, (3, 3, 3, 3), mode="replicate")
-        mean = F.conv2d(padded, self.window)
-        sigma = (F.conv2d(padded.square(), self.window) - mean.square()).abs().sqrt()
-        mscn = (y - mean) / (sigma + 1)
+        # float32, as BasicSR: in flat places its rounding is all the texture there is, and decides on nan
+        y = y.float()
+        mean = self._filtered(y)
+        sigma = (self._filtered(y.square()) - mean.square()).abs().sqrt()
+        mscn = ((y - mean) / (sigma + 1)).double()
         tiles = mscn.unfold(2, block, block).unfold(3, block, block).reshape(-1, block, block)
         alpha, left, right = self._aggd(tiles)
         out = [alpha, (left + right) / 2]
@@ -175,6 +179,10 @@ class Niqe:
             alpha, left, right = self._aggd(tiles * tiles.roll(shift, (1, 2)))
             out += [alpha, (right - left) * _gamma(2 / alpha) / _gamma(1 / alpha), left, right]
         return torch.stack(out, 1)
+
+    def _filtered(self, y: Tensor) -> Tensor:
+        """y through the window: summed in float64, float32."""
+        return F.conv2d(F.pad(y.double(), (3, 3, 3, 3), mode="replicate"), self.window).float()
 
     def _aggd(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Asymmetric generalised Gaussian fitted to each x[i] by moments: shape, left and right scale."""
