@@ -25,6 +25,7 @@ from unistep.models.checkpoint import DEFAULT
 from unistep.recipes.config import Run as Recipe
 from unistep.students.onestep import Options
 from unistep.tensors import read_header, read_tensors, save_weights
+from unistep.upscaling import folders
 
 FAKE = '''
 """Stands in for unistep.upscaling.upscaler."""
@@ -326,6 +327,30 @@ def test_results_in_a_box_are_named_by_how_much_the_picture_grows(tmp_path: Path
         sides = {"fill": (12, 24), "stretch": (24, 8), "fit": (12, 24)}[box]
         assert run("upscale", photo, "--width", sides[0], "--height", sides[1], "--box", box)[0] == 0
         assert size(tmp_path / name) == ((12, 8) if box == "fit" else sides)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_what_libraries_print_belongs_to_its_file(
+    tmp_path: Path, fake: Any, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], crash: bool
+) -> None:
+    def noisy(function: Callable[..., Any], text: bytes) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            os.write(2, text)
+            if crash:
+                raise ZeroDivisionError("a defect")
+            return function(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr("faulthandler.is_enabled", lambda: False)  # pytest turns it on
+    monkeypatch.setattr(folders, "probe", noisy(folders.probe, b"once, by the plan\n"))
+    monkeypatch.setattr(folders, "read_image", noisy(folders.read_image, b"libtiff: odd\n"))
+    monkeypatch.setenv("UNISTEP_DEBUG", "1")
+    assert main(["upscale", str(draw(tmp_path / "a.png"))]) == int(crash)
+    err = capfd.readouterr().err
+    assert ("24x16" in err and "(a library says: libtiff: odd)" in err) is not crash
+    assert "once, by the plan" not in err
+    assert ("Traceback" in err and "a defect" in err) is crash, "tracebacks are not caught"
 
 
 def test_a_missing_model_is_one_line(tmp_path: Path, run: Run) -> None:
