@@ -32,7 +32,7 @@ LAYERS = (
 APART = {"methods", "bases", "data"}
 """They never see each other."""
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names.split()}
-CORE = {"torch", "numpy", "PIL", "safetensors", "imagecodecs", "cyclopts"}
+CORE = {"torch", "numpy", "PIL", "safetensors", "imagecodecs", "tifffile", "cyclopts"}
 EXTRA = {f"training.{name}": {"accelerate"} for name in ("loop", "distributed", "steps")}
 """Module -> what it may import from an extra at its top."""
 PICKLES = {"models.convert": {"torch.load"}, "training.export": {"torch.save"}}

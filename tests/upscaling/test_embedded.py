@@ -13,6 +13,8 @@ from tinies import load_denoiser
 from unistep import METRICS, Upscaler
 from unistep.data.degrade import degrade
 from unistep.models.checkpoint import DEFAULT, embedded, load_student
+from unistep.pixels.colour import low_pass
+from unistep.pixels.resize import resize
 from unistep.tensors import read_header
 
 PHOTOGRAPHS = ("chelsea", "coffee", "rocket", "astronaut")
@@ -112,6 +114,19 @@ def test_it_keeps_the_colours(upscaler):
         back = upscaler(image).resize(image.size, Image.Resampling.BOX)
         shift = np.asarray(back, float).mean((0, 1)) - np.asarray(image, float).mean((0, 1))
         assert np.abs(shift).max() < 1.5, (name, shift)
+
+
+def test_it_keeps_the_low_frequencies_of_hard_patterns(upscaler):
+    """A black-and-white screen stored as RGB stays grey, and fine checks of saturated colours keep theirs."""
+    y, x = np.mgrid[0:64, 0:64]
+    screen = np.repeat(((x % 4 < 2) ^ (y % 4 < 2))[..., None] * np.float32(0.5), 3, 2)
+    checks = np.where(((x + y) % 2 == 0)[..., None], [1, 0, 0], [0, 0.6, 1]).astype(np.float32)
+    assert np.ptp(upscaler(screen), axis=2).max() * 255 < 0.5
+    for pattern in (screen, checks):
+        off = np.abs(low_pass(upscaler(pattern) - resize(pattern, 256, 256)))
+        assert off.mean() * 255 < 0.5 and off.max() * 255 < 6
+        plain = low_pass(upscaler(pattern, colour="none") - resize(pattern, 256, 256))
+        assert np.abs(plain).mean() > 3 * off.mean()  # what the fix is for
 
 
 def test_the_plain_model_is_the_average_that_its_header_names():

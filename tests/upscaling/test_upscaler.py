@@ -367,6 +367,16 @@ def test_grey_stays_grey_with_a_model_that_colours() -> None:
     np.testing.assert_allclose(result, wanted, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("colour", ["none", "wavelet", "adain"])
+@pytest.mark.parametrize("levels, grey", [(0, True), (1, True), (3, False)])
+def test_grey_that_is_stored_as_rgb_gets_no_colour(levels, grey, colour) -> None:
+    """Rounding may have set its channels one level apart."""
+    rgb = np.repeat(np.round(noise(8, 8, 1) * 250), 3, 2)
+    rgb[..., 1] += levels * (np.arange(8) % 2)
+    result = Upscaler(Tinted(), "cpu")((rgb / 255).astype(np.float32), colour=colour)
+    assert (np.ptp(result, axis=2).max() == 0) == grey
+
+
 def test_a_tile_of_any_size_gives_the_same_picture() -> None:
     rgb = noise(50, 60)
     picture = replace(Picture(rgb), alpha=noise(50, 60, 1)[..., 0])

@@ -184,11 +184,14 @@ def convert(src: Path, dst: Path, base: str | None, **request: Any) -> int:
 
     kind = request.pop("kind") or authors.recognise(src)
     if kind == authors.PLAIN:
-        pickled.convert(src, dst)
+        taken = pickled.convert(src, dst)
     else:
         folder = None if base is None else hub.component_folder(base)
         header = authors.student(src, dst, authors.Request(kind=kind, base=folder, **request))
+        taken = header["sources"][0].get("taken", "")
         print(f"licence: {clean(header['licence'])}")
+    if taken:
+        say(f"{src}: the weights under {taken} are taken")
     print(f"{clean(dst)}  {_megabytes(dst)}  {sha256(dst)}")
     return 0
 

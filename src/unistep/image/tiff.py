@@ -105,9 +105,9 @@ def codes(data: bytes, page: Page, header: Header) -> Stored:
     kinds = set(page.numbers(SAMPLE_FORMAT)[:samples]) or {1}
     width, height = page.number(WIDTH), page.number(HEIGHT)
     channels, compression = CHANNELS.get(interpretation), page.number(COMPRESSION, 1)
-    if not kinds <= {1, 4} or len(bits) > 1 or not 1 <= max(bits) <= 32:
+    if not kinds <= {1, 4} or len(bits) > 1 or max(bits) not in (*range(1, 17), 32):
         raise Undecodable(
-            "its samples are not whole numbers of 1 to 32 bits, all alike, a kind of TIFF that is not read: "
+            "its samples are not whole numbers of 1 to 16 or 32 bits, all alike, a kind that is not read: "
             "convert it to 16-bit"
         )
     if channels is None or (interpretation == 5 and page.number(INKS, 1) != 1):

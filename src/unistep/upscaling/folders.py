@@ -179,9 +179,9 @@ def _do(
     _check_folder(job.output.parent)
     picture = upscale(picture)
     with contextlib.nullcontext() if heard is None else caught(heard):
-        write_image(job.output, picture, metadata=metadata, quality=quality)
+        lost = write_image(job.output, picture, metadata=metadata, quality=quality)
     height, width = picture.rgb.shape[:2]
-    message = "; ".join(filter(None, (job.message, *notes)))
+    message = "; ".join(filter(None, (job.message, *notes, *lost)))
     return replace(job, status="done", output_size=(width, height), message=message)
 
 

@@ -24,7 +24,7 @@ from unistep.image.pixels import bleed, quantise
 from unistep.models.checkpoint import load_student
 from unistep.pixels import tiling
 from unistep.pixels.colour import Moments, adain, wavelet, wavelet_bands
-from unistep.pixels.kinds import unpack
+from unistep.pixels.kinds import LUMA, unpack
 from unistep.pixels.resize import MAX_OUTPUT_PIXELS, Box, centre, covering, gather, resize, taps, target_size
 from unistep.students.onestep import Options
 
@@ -35,6 +35,7 @@ Kind = TypeVar("Kind", Image.Image, np.ndarray, Picture)
 Colour = Literal["wavelet", "adain", "none"]
 COLOURS = ("wavelet", "adain", "none")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+GREY_BELOW = 1.5 / 255  # distance of the channels of a picture without colours
 CHUNK = 256  # rows that whole-picture arithmetic takes at a time
 
 
@@ -130,7 +131,7 @@ class Upscaler:
                 off what stands over, the same on both sides, or "stretch" to them.
             tile: side of the pieces that the model works on, in pixels of `image`, or "auto".
             colour: "wavelet" or "adain" takes the colours of the input, "none" those of the model; None: the
-                model's default.
+                model's default. A picture without colours gets none from any.
             seed: of models that draw noise; the embedded one draws none.
             progress: called with (done, total) after every call of the model, in pixels.
             max_output_pixels: a larger result is refused before any work.
@@ -165,6 +166,10 @@ class Upscaler:
             wanted = size
             if box == "fill":
                 size = covering(rgb.shape[1], rgb.shape[0], wanted)
+                if isinstance(image, Picture) and image.inks is not None:
+                    h, w = image.inks.shape[:2]
+                    inks = centre(image.inks, round(w * wanted[0] / size[0]), round(h * wanted[1] / size[1]))
+                    pack = unpack(replace(image, inks=inks))[2]
             if size[0] * size[1] > max_output_pixels:
                 raise ImageError(
                     f"the result would have {size[0]} x {size[1]} pixels, more than the limit of "
@@ -182,6 +187,9 @@ class Upscaler:
                     larger = self._enlarge_latent(rgb, size, tile, colour, progress, vae_tiles, seed)
                 else:
                     larger = self._enlarge(rgb, size, tile, colour, progress, twice)
+            if _is_grey(rgb):
+                for part in _chunks(larger):
+                    part[:] = (part @ LUMA)[..., None]
             if size != wanted:
                 larger, alpha = centre(larger, *wanted), None if alpha is None else centre(alpha, *wanted)
             return cast(Kind, pack(larger, alpha))
@@ -293,6 +301,11 @@ class Upscaler:
                 out[top : top + len(band)] += band
                 top += len(band)
         return out
+
+
+def _is_grey(rgb: np.ndarray) -> bool:
+    """Whether the channels are equal, but for what rounding to 8 bits can do."""
+    return all(float(np.ptp(part, axis=2).max()) < GREY_BELOW for part in _chunks(rgb))
 
 
 def _enlarged_rows(image: np.ndarray, scale: int, start: int, stop: int) -> np.ndarray:

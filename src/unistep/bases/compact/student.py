@@ -44,6 +44,7 @@ class CompactStudent(nn.Module):
 
     scale = SCALE
     overlap = 32
+    colour = "wavelet"  # it was trained against sharpened photographs, and shifts colours a little
     """Low-resolution pixels that a tile sees beyond its own on each side: the fewest whose result stays
     within about half an 8-bit level of the untiled one (measured: docs/log.md)."""
 
