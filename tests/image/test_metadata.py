@@ -1,10 +1,10 @@
-"""EXIF and XMP: kept, made true, without thumbnail, without place; damaged ones never break anything."""
+"""EXIF and XMP through files: kept, made true, without place; damaged ones never break anything."""
 
-import struct
 from io import BytesIO
 
 import numpy as np
 import pytest
+from exif_blocks import MAKER_NOTE, PLACE, XMP, block_of, exif_block, seen, text
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pictures import photo, pil, saved
@@ -13,119 +13,39 @@ from PIL import Image
 from unistep.image import Picture, Source, metadata, read_image, write_image
 from unistep.image.ifd import EXIF_IFD, GPS_IFD, Tiff, serialise
 
-MAKER_NOTE = b"note with offsets" * 4
-PLACE = struct.pack("<6I", 48, 1, 51, 1, 2997, 100)  # 48 deg 51' 29.97"
-THUMBNAIL = b"\xff\xd8 a little picture \xff\xd9" * 3
 
-
-def text(value):
-    data = value.encode() + b"\0"
-    return 2, len(data), data
-
-
-def exif_block(order="<", gps=True, thumbnail=True):
-    """An EXIF block as a camera writes it: orientation 6, 640 x 480, notes, a place, a thumbnail."""
-
-    def short(value):
-        return 3, 1, struct.pack(order + "H", value)
-
-    tree = {
-        0x010F: text("Unistep Cameras"),
-        0x0112: short(6),
-        0x0100: short(640),
-        EXIF_IFD: {0x9003: text("2026:01:02 03:04:05"), 0xA002: short(640), 0xA003: short(480)}
-        | {0x927C: (7, len(MAKER_NOTE), MAKER_NOTE)},
-    }
-    if gps:
-        tree[GPS_IFD] = {1: text("N"), 2: (5, 3, PLACE)}
-    block = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
-    block += serialise(order, 8, tree)
-    if thumbnail:
-        at = len(block)
-        fields = {0x0103: short(6), 0x0201: (4, 1, struct.pack(order + "I", at + 2 + 12 * 3 + 4))}
-        fields[0x0202] = (4, 1, struct.pack(order + "I", len(THUMBNAIL)))
-        block += serialise(order, at, fields) + THUMBNAIL
-        main = Tiff(block).directory(8)
-        block = block[: main.next_at] + struct.pack(order + "I", at) + block[main.next_at + 4 :]
-    return block
-
-
-def seen(block):
-    exif = Image.Exif()
-    exif.load(b"Exif\0\0" + block)
-    return exif
-
-
-XMP = b"""<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?>
-<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
-<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" xmlns:exif="http://ns.adobe.com/exif/1.0/"
- xmlns:dc="http://purl.org/dc/elements/1.1/" xmlns:drone="http://www.dji.com/drone-dji/1.0/"
- tiff:Orientation="6" exif:GPSLatitude="48,51.5N" drone:GpsLongitude="2.29" dc:format="image/jpeg">
-<tiff:ImageWidth>640</tiff:ImageWidth><exif:PixelYDimension>480</exif:PixelYDimension>
-<exif:GPSLongitude>2,17.4E</exif:GPSLongitude><dc:creator>\xc3\x89milie &amp; Co</dc:creator>
-</rdf:Description></rdf:RDF></x:xmpmeta><?xpacket end="w"?>"""
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_exif_is_made_true(order):
-    block = exif_block(order)
-    assert metadata.orientation(block) == 6
-    made, _ = metadata.rewrite_exif(block, 4000, 3000)
-    exif = seen(made)
-    assert exif[0x0112] == 1 and exif[0x0100] == 4000 and exif[0x010F] == "Unistep Cameras"
-    below = exif.get_ifd(EXIF_IFD)
-    assert (below[0xA002], below[0xA003], below[0x9003]) == (4000, 3000, "2026:01:02 03:04:05")
-    assert exif.get_ifd(GPS_IFD)[1] == "N"
-    assert made.index(MAKER_NOTE) == block.index(MAKER_NOTE)  # it holds offsets, so it must not move
-
-
-def test_thumbnail_is_gone():
-    made, _ = metadata.rewrite_exif(exif_block(), 9, 9)
-    assert THUMBNAIL in exif_block() and b"little" not in made
-    assert Tiff(made).directory(8).next == 0
-    assert len(made) < len(exif_block())
-
-
-@pytest.mark.parametrize("order", ["<", ">"])
-def test_place_is_gone(order):
-    made, _ = metadata.rewrite_exif(exif_block(order), 9, 9, gps=False)
-    assert PLACE in exif_block(order) and PLACE not in made
-    exif = seen(made)
-    assert GPS_IFD not in exif and exif[0x010F] == "Unistep Cameras" and exif[0x0112] == 1
-    assert exif.get_ifd(EXIF_IFD)[0xA002] == 9
-
-
-@pytest.mark.parametrize("behind", [{}, {0x9C9B: (1, 8, b"a title\0")}])
-def test_place_and_pictures_below_go_together(behind):
-    tree = {
-        0x010F: text("Unistep Cameras"),
-        0x014A: (4, 1, struct.pack("<I", 8)),
-        GPS_IFD: {2: (5, 3, PLACE)},
-    }
-    block = b"II*\0\x08\0\0\0" + serialise("<", 8, tree | behind)
-    made, _ = metadata.rewrite_exif(block, 9, 9, gps=False)
-    assert PLACE in block and PLACE not in made
-    assert set(seen(made)) == {0x010F, *behind}
-
-
-def test_directories_are_written_and_read_by_the_rules():
-    block = b"II*\0\x08\0\0\0" + serialise("<", 8, {0x010E: text("four"), EXIF_IFD: {0x9003: text("x")}})
+@pytest.mark.parametrize(
+    ("note", "stays"),
+    [
+        (b"Nikon\0\x02\x10\0\0MM\0*\0\0\0\x08\0\0", True),
+        (b"Apple iOS\0\0\1MM\0\0", True),
+        (b"FUJIFILM\x0c\0\0\0\0\0", True),
+        (b"OLYMPUS\0II\3\0\0\0", True),
+        (b"[ae_dbg_info: 1]\0\0", True),
+        (b"\x22\0\1\0\3\0\x2e\0\0\0\xdc\3\0\0", False),  # as Canon's
+        (b"Nikon\0\x01\0\x0b\0\2\0", False),
+        (b"OLYMP\0\1\0\0\0", False),
+        (b"SONY DSC \0\0\0\x22\0\1\x10", False),
+        (b"Panasonic\0\0\0\x22\0\1\0\3", False),
+    ],
+)
+def test_notes_of_makers_stay_true_or_go(tmp_path, note, stays):
+    block = block_of({0x010F: text("Maker"), EXIF_IFD: {0x9003: text("x"), 0x927C: (7, len(note), note)}})
+    assert metadata.rewrite_exif(block, 9, 9) == (block, [])  # in place they stay
+    assert metadata.rewrite_exif(block, 9, 9, moved=True)[1] == ([] if stays else [metadata.MOVED_NOTES])
+    write_image(tmp_path / "a.tif", Picture(np.zeros((3, 4, 3), np.float32), None, Source(exif=block)))
+    written = (tmp_path / "a.tif").read_bytes()
+    with Image.open(BytesIO(written)) as image:
+        for exif in (seen(read_image(written).source.exif), image.getexif()):
+            assert exif[0x010F] == "Maker" and exif.get_ifd(EXIF_IFD)[0x9003] == "x"
+            assert exif.get_ifd(EXIF_IFD).get(0x927C) == (note if stays else None)
+    assert (note in written) == stays
     tiff = Tiff(block)
-    assert tiff.number(tiff.directory(8).entries[EXIF_IFD]) % 2 == 0  # on a word boundary
-    twice = bytearray(block)
-    twice[10 + 12 : 10 + 14] = struct.pack("<H", 0x010E)  # the first of two fields with one tag counts
-    assert Tiff(twice).raw(Tiff(twice).directory(8).entries[0x010E]) == b"four\0"
-
-
-def test_exif_without_those_fields_is_left_as_it_is():
-    block = b"II*\0\x08\0\0\0" + serialise("<", 8, {0x013B: text("Someone")})
-    assert metadata.rewrite_exif(block, 9, 9, gps=False) == (block, [])
-    assert metadata.orientation(block) == metadata.orientation(None) == metadata.orientation(b"junk") == 1
-
-
-@pytest.mark.parametrize("broken", [b"", b"junk and more junk", exif_block()[:20], b"II*\0\xff\xff\xff\x7f"])
-def test_exif_that_cannot_be_read_is_dropped(broken):
-    assert metadata.rewrite_exif(broken, 9, 9) == (None, [metadata.DAMAGED])
+    assert metadata.lost_by_moving(tiff, tiff.directory(8)) == ([] if stays else [metadata.MOVED_NOTES])
+    made, notes = metadata.rewrite_exif(block, 9, 9, gps=False)
+    assert (
+        note not in made and notes == [metadata.PLACED_NOTES] and seen(made).get_ifd(EXIF_IFD)[0x9003] == "x"
+    )
 
 
 @settings(max_examples=150, deadline=None)
@@ -140,8 +60,11 @@ def test_damaged_exif_never_breaks(tmp_path_factory, changes, cut, gps):
         block[place % len(block)] = value
     block = bytes(block[: len(block) - cut if cut > 200 else len(block)])
     assert 1 <= metadata.orientation(block) <= 8
-    made, _ = metadata.rewrite_exif(block, 70000, 5, gps=gps)
-    assert made is None or metadata.orientation(made) == 1 or metadata.orientation(block) != 1
+    made, notes = metadata.rewrite_exif(block, 70000, 5, gps=gps)
+    assert made is None or metadata.orientation(made) == 1
+    assert (made is None) <= bool(notes)
+    assert made is None or metadata.rewrite_exif(made, 70000, 5, gps=gps) == (made, [])
+    assert gps or made is None or PLACE not in made
     metadata.tiff_from_exif(block)
     picture = Picture(np.zeros((3, 4, 3), np.float32), None, Source(exif=block))
     folder = tmp_path_factory.mktemp("exif")
