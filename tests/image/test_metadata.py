@@ -60,9 +60,8 @@ def test_damaged_exif_never_breaks(tmp_path_factory, changes, cut, gps):
         block[place % len(block)] = value
     block = bytes(block[: len(block) - cut if cut > 200 else len(block)])
     assert 1 <= metadata.orientation(block) <= 8
-    made, notes = metadata.rewrite_exif(block, 70000, 5, gps=gps)
+    made, _ = metadata.rewrite_exif(block, 70000, 5, gps=gps)
     assert made is None or metadata.orientation(made) == 1
-    assert (made is None) <= bool(notes)
     assert made is None or metadata.rewrite_exif(made, 70000, 5, gps=gps) == (made, [])
     assert gps or made is None or PLACE not in made
     metadata.tiff_from_exif(block)
