@@ -4,6 +4,7 @@ import functools
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,8 +17,9 @@ from unistep.bases.resshift.network import VARIANTS, SwinDenoiser, net_input, va
 from unistep.bases.resshift.student import build, student, teacher
 from unistep.bases.resshift.swin import SwinConfig, SwinUNet
 from unistep.diffusion.denoiser import Cond, filled
-from unistep.diffusion.sampler import sample
+from unistep.diffusion.sampler import Sampler, sample
 from unistep.errors import ConfigError, ModelError
+from unistep.students.latent import LatentConfig, LatentStudent
 
 File = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -76,6 +78,49 @@ def test_many_steps_are_the_authors(case: str, run: str, variant: str) -> None:
         z = sample_posterior(sampler.denoiser, process, z, cond, rest)
     error = difference(case, run, codec, z)
     assert error.max() < (1e-4 if run == "journal_4" else 1e-3)
+
+
+def shipped(case: str, variant: str) -> LatentStudent:
+    """What `upscale --steps` runs."""
+    header, tensors = file(case, variant, False)
+    model = LatentStudent(*teacher(header, tensors), LatentConfig(**header["latent"]))
+    return model.place(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("case", "run", "variant"),
+    [
+        ("resshift", "journal_4", "resshift-4"),
+        ("resshift", "realsr_15", "resshift-15"),
+        ("sinsr", "realsr_15_ddim", "sinsr"),
+    ],
+)
+def test_whole_pictures_in_many_steps_are_the_authors(
+    case: str, run: str, variant: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, want = shipped(case, variant), numbers(case)
+    assert isinstance(model.denoiser, Sampler)
+    model.denoiser.stochastic = not run.endswith("ddim")
+    noises = iter([want[name] for name in sorted(want) if name.startswith(f"sampler/{run}/noise_")])
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: next(noises))
+    found = model.enlarge(want["sampler/lr_01"][0].permute(1, 2, 0).numpy(), (108, 80))
+    assert not [*noises]
+    recorded = want[f"sampler/{run}/out"][0].permute(1, 2, 0) / 2 + 0.5
+    assert np.abs(found - recorded.numpy()).max() < 5e-5
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_many_steps_of_a_whole_picture_are_the_samplers(seed: int) -> None:
+    """Grey amplifies rounding: of weights in another layout comes another picture."""
+    image, generator = torch.zeros(1, 3, 32, 32), torch.Generator().manual_seed(seed)
+    sampler, codec = teacher(*file("resshift", "resshift-15", False))
+    cond = Cond(image=image, y=start(codec, image))
+    first, *rest = [torch.randn(cond.y.shape, generator=generator) for _ in sampler.times]
+    model = shipped("resshift", "resshift-15")
+    z_T = cond.y + model.config.noise * first
+    want = codec.decode(sample_posterior(sampler.denoiser, sampler.process, z_T, cond, rest))
+    found = model.enlarge(np.full((32, 32, 3), 0.5), (128, 128), seed=seed)
+    assert np.abs(found - (want[0].permute(1, 2, 0) / 2 + 0.5).clamp(0, 1).numpy()).max() < 1e-5
 
 
 @pytest.mark.parametrize(("name", "variant"), [("realsr_15", "resshift-15"), ("journal_4", "resshift-4")])

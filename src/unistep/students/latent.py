@@ -93,8 +93,10 @@ class LatentStudent(nn.Module):
         """Ready to run on `device` in `dtype`, with the options that were asked for."""
         options, self.device = self.options, device
         check(options)
-        layout: Any = {"memory_format": torch.channels_last}  # the faster one for convolutions
-        self.eval().requires_grad_(False).to(dtype=dtype, **layout)
+        self.eval().requires_grad_(False).to(dtype=dtype)
+        # faster convolutions; but they round otherwise, which many steps in float32 amplify to other pictures
+        if dtype != torch.float32 or not isinstance(self.denoiser, Sampler):
+            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if options.offload:  # the codec visits the device for each of its calls
             offload(self.denoiser, device)
             return self
