@@ -15,7 +15,7 @@ from unistep.autoencoder.codecs import VQCodec
 from unistep.autoencoder.vq import VQ, VQConfig
 from unistep.bases.resshift.network import VARIANTS, SwinDenoiser, net_input, variant_of
 from unistep.bases.resshift.student import build, student, teacher
-from unistep.bases.resshift.swin import SwinConfig, SwinUNet
+from unistep.bases.resshift.swin import SwinConfig, SwinUNet, complete
 from unistep.diffusion.denoiser import Cond, filled
 from unistep.diffusion.sampler import Sampler, sample
 from unistep.errors import ConfigError, ModelError
@@ -211,6 +211,19 @@ def test_faces_by_shape() -> None:
         assert codec.decode(z).shape == image.shape
     with pytest.raises(ModelError, match=r"expected for sinsr an autoencoder of 8 channels and 32 pixels"):
         build(SwinUNet(config).state_dict(), vq, variant="sinsr")
+
+
+def test_a_network_of_another_size_by_its_masks() -> None:
+    """Windows of one size on all levels: at the usual 64 they would be shifted where they were not."""
+    config = SwinConfig(
+        model_channels=32, channel_mult=(1, 1), num_res_blocks=(1, 1), channels=3, image_size=16, lq_size=16,
+        window_size=8, swin_embed_dim=32, heads=2, mlp_ratio=2,
+    )  # fmt: skip
+    net = SwinUNet(config)
+    vq = VQ(VQConfig(32, (1, 1, 1), (1, 2, 3), 3, 3, 16)).state_dict()
+    unet = {f"module.{name}": p for name, p in (net.state_dict() | complete(net)).items()}
+    header, _ = build(unet, vq, variant="sinsr")
+    assert SwinConfig(**header["denoiser"]) == config
 
 
 def test_header_says_how_the_student_is_used() -> None:

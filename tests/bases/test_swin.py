@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from resshift_golden import CASES, config, numbers, unet_file, weights
 from torch import Tensor
 
-from unistep.bases.resshift.swin import BUFFERS, SwinConfig, SwinUNet, fold, official, time_code
+from unistep.bases.resshift.swin import (
+    BUFFERS,
+    SwinConfig,
+    SwinUNet,
+    complete,
+    fold,
+    official,
+    time_code,
+    unwrapped,
+)
 from unistep.bases.resshift.swin_blocks import (
     SwinBlock,
     SwinLayer,
@@ -86,9 +95,11 @@ def test_shape_is_inferred(case: str) -> None:
     assert own.swin_embed_dim // own.heads == theirs["num_head_channels"]
     assert (own.lq_size, own.channels) == (16, 3)
     assert SwinConfig.infer(weights(case)["unet"]) == own
+    assert SwinConfig.infer(unet_file(case)) == own
     for prefix in ("module.", "_orig_mod.", "module._orig_mod."):
         state = official(unet_file(case, prefix, torch.float16))
         assert SwinConfig.infer(state) == own
+        assert SwinConfig.infer(unwrapped(unet_file(case, prefix))) == own
         assert state.keys() == weights(case)["unet"].keys()
 
 
@@ -103,6 +114,44 @@ def test_a_half_precision_file_with_prefixes_gives_nearly_the_same() -> None:
 def test_infer_is_the_inverse_of_building(shape: SwinConfig) -> None:
     with torch.device("meta"):
         assert SwinConfig.infer(SwinUNet(shape).state_dict(), shape.image_size) == shape
+
+
+@pytest.mark.parametrize("side", [8, 16, 32, 64])
+@pytest.mark.parametrize("levels", [1, 2, 4])
+def test_the_masks_tell_the_size(side: int, levels: int) -> None:
+    """Where all windows are of one size nothing else does."""
+    shape = dataclasses.replace(
+        TINY, channel_mult=(1,) * levels, num_res_blocks=(1,) * levels, window_size=8, image_size=side,
+        lq_size=side,
+    )  # fmt: skip
+    with torch.device("meta"):
+        net = SwinUNet(shape)
+    assert SwinConfig.infer(net.state_dict() | complete(net)) == shape
+
+
+def test_files_that_contradict_themselves_are_refused() -> None:
+    states = {}
+    for side in (8, 16):
+        net = SwinUNet(dataclasses.replace(TINY, image_size=side, lq_size=side))
+        states[side] = net.state_dict() | complete(net)
+    state = states[8]
+    first, *_, last = [name for name in state if name.endswith("attn_mask")]
+    assert state[first].shape == state[last].shape == (4, 16, 16) and first != last
+    middle, four = "middle_block.1.blocks.1.attn_mask", r"is \[4, 16, 16\], found"
+    for wrong, pattern in (
+        ({first: states[16][first]}, r"of side 16, in which \S+ is .*, found .*mixed$"),
+        ({last: torch.zeros(9, 16, 16)}, rf"of side 8, in which {last} {four} \[9, 16, 16\]; "),
+        ({first: torch.zeros(5, 16, 16)}, rf"of side 8, in which {first} {four} \[5, 16, 16\]; "),
+        ({middle: torch.zeros(4, 16, 16)}, f"of side 8, in which {middle} is absent, found"),
+    ):
+        with pytest.raises(ModelError, match=f"^expected a network for latents {pattern}"):
+            SwinConfig.infer({**state, **wrong})
+    with pytest.raises(
+        ModelError, match=r"of side 16, in which \S+ is \[16, 16, 16\], found \[4, 16, 16\]; "
+    ):
+        SwinConfig.infer(state, image_size=16)
+    with pytest.raises(ModelError, match="expected the state dict"):
+        SwinConfig.infer({**state, first: torch.zeros(())})
 
 
 def test_real_sizes() -> None:

@@ -22,7 +22,7 @@ from ...students.latent import LatentConfig
 from ...students.onestep import OneStep
 from ...tensors import load_exactly, part
 from .network import VARIANTS, SwinDenoiser, open_net, opened
-from .swin import SwinConfig, SwinUNet, fold, official
+from .swin import SwinConfig, SwinUNet, fold, official, unwrapped
 
 
 def build(
@@ -49,7 +49,7 @@ def build(
     if variant not in VARIANTS:
         raise ConfigError(f"expected the variant to be one of {', '.join(VARIANTS)}, found “{variant}”")
     kind, state, codec = VARIANTS[variant], official(unet), official(vq)
-    config, vq_config = SwinConfig.infer(state, image_size), VQConfig.infer(codec)
+    config, vq_config = SwinConfig.infer(unwrapped(unet), image_size), VQConfig.infer(codec)
     process = kind.process()
     with torch.device("meta"):
         load_exactly(SwinUNet(config), state, "ResShift's Swin-UNet")

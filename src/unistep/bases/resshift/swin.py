@@ -99,9 +99,12 @@ class SwinConfig:
 
     @classmethod
     def infer(cls, state: Mapping[str, Tensor], image_size: int | None = None) -> "SwinConfig":
-        """The shape that a state dict has. Raises ModelError if it is not one of a Swin-UNet.
+        """The shape of a state dict, without prefixes of wrappers, with or without `BUFFERS`.
 
-        image_size: None: told by the coarsest windows if they are smaller than the finest, otherwise 64.
+        image_size: None: told by the masks of shifted windows, or by there being none; without `BUFFERS` by
+        the coarsest windows if they are smaller than the finest, otherwise 64.
+
+        Raises ModelError if it is not one of a Swin-UNet, or if its masks are those of another size.
         """
         try:
             blocks = _levels(state)
@@ -110,7 +113,7 @@ class SwinConfig:
             tables = [state[f"{name}.blocks.0.attn.relative_position_bias_table"].shape for name in swin]
             windows = [(math.isqrt(rows) + 1) // 2 for rows, _ in tables]
             if image_size is None:
-                image_size = windows[-1] << (len(windows) - 1) if windows[-1] < windows[0] else 64
+                image_size = _image_size(state, f"{swin[0]}.blocks", windows)
             width, entering = state["input_blocks.0.0.weight"].shape[:2]
             channels = state["out.2.weight"].shape[0]
             stages = {3: 0, **{LQ_WIDTH << k: k for k in range(1, 6)}}[entering - channels]
@@ -118,7 +121,7 @@ class SwinConfig:
             while f"{swin[0]}.blocks.{depth}.norm1.weight" in state:
                 depth += 1
             embed = state[f"{swin[0]}.patch_embed.proj.weight"].shape[0]
-            return cls(
+            config = cls(
                 model_channels=width,
                 channel_mult=tuple(w // width for w in widths),
                 num_res_blocks=tuple(len(ns) for ns in blocks),
@@ -135,6 +138,34 @@ class SwinConfig:
             raise ModelError(
                 f"expected the state dict of ResShift's Swin-UNet, found {len(state)} tensors ({error!r})"
             ) from error
+        _check_buffers(state, config)
+        return config
+
+
+def _image_size(state: Mapping[str, Tensor], finest: str, windows: list[int]) -> int:
+    """What `infer` says of it. finest: the name of the first Swin blocks; windows: their sides by level."""
+    mask, buffers = state.get(f"{finest}.1.attn_mask"), f"{finest}.1.attn.relative_position_index" in state
+    if mask is not None:
+        return math.isqrt(mask.shape[0]) * windows[0]
+    if windows[-1] < windows[0]:
+        return windows[-1] << (len(windows) - 1)
+    return windows[0] if buffers else 64
+
+
+def _check_buffers(state: Mapping[str, Tensor], config: SwinConfig) -> None:
+    """Raises ModelError unless those of `BUFFERS` that a state dict has are of this shape's network."""
+    found = {name: list(tensor.shape) for name, tensor in state.items() if name.endswith(BUFFERS)}
+    if not found:
+        return
+    with torch.device("meta"):
+        net = SwinUNet(config)
+    wanted = {name: list(tensor.shape) for name, tensor in complete(net).items()}
+    for name, shape in found.items():
+        if shape != wanted.get(name):
+            raise ModelError(
+                f"expected a network for latents of side {config.image_size}, in which {name} is "
+                f"{wanted.get(name, 'absent')}, found {shape}; the file is damaged or mixed"
+            )
 
 
 def _levels(state: Mapping[str, Tensor]) -> list[list[int]]:
@@ -151,15 +182,19 @@ def _levels(state: Mapping[str, Tensor]) -> list[list[int]]:
         n += 1
 
 
-def official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A released state dict without prefixes of wrappers and without what follows from the shape."""
+def unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A released state dict without prefixes of wrappers."""
     own = {}
     for name, tensor in state.items():
         while name.startswith(("module.", "_orig_mod.")):
             name = name.split(".", 1)[1]
-        if not name.endswith(BUFFERS):
-            own[name] = tensor
+        own[name] = tensor
     return own
+
+
+def official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A released state dict without prefixes of wrappers and without what follows from the shape."""
+    return {name: tensor for name, tensor in unwrapped(state).items() if not name.endswith(BUFFERS)}
 
 
 def time_code(t: Tensor, width: int) -> Tensor:
