@@ -170,6 +170,10 @@ def test_an_empty_jfif_segment_keeps_the_colours():
     start = JPEG.index(b"JFIF")
     bare = JPEG[:2] + segment(0xE0, b"JFIF\0") + JPEG[start + 14 :]
     assert np.array_equal(read_image(bare).rgb, read_image(JPEG).rgb)
+    named = bytearray(bare)  # components called R, G and B, which without JFIF would be taken at their word
+    for head, step in ((named.index(b"\xff\xc0") + 10, 3), (named.index(b"\xff\xda") + 5, 2)):
+        named[head : head + 3 * step : step] = b"RGB"
+    assert np.array_equal(read_image(bytes(named)).rgb, read_image(JPEG).rgb)
 
 
 @pytest.mark.parametrize("bits", [12, 16])
@@ -194,7 +198,7 @@ def test_incomplete_profile_of_jpeg_is_ignored():
 
 def test_faults_in_later_frames_cost_nothing():
     frames = [pil(photo(20, 30, 3, seed), "RGB") for seed in range(3)]
-    for format in ("GIF", "PNG"):
+    for format in ("GIF", "PNG", "WEBP"):
         whole = saved(frames[0], format, save_all=True, append_images=frames[1:])
         first = read_image(whole)
         cut = read_image(whole[: len(whole) * 2 // 3])
@@ -221,6 +225,8 @@ def test_what_a_gif_does_not_paint_is_clear():
 def test_webp_with_damage_beside_the_pixels():
     data = saved(pil(CODES, "RGB"), "WEBP", lossless=True, exif=b"Exif\0\0" + EXIF, xmp=XMP)
     assert probe(data) == (24, 32)
+    moving = saved(pil(CODES, "RGB"), "WEBP", save_all=True, append_images=[pil(CODES[::-1], "RGB")], xmp=XMP)
+    assert read_image(moving).source.xmp == XMP
     cut = data[: data.index(b"EXIF") + 12]
     picture = read_image(cut)
     assert picture.source.exif is None and np.array_equal(codes(picture), CODES)

@@ -15,19 +15,20 @@ ANIMATED, BESIDE = 0x02, 0x2C  # flags of VP8X: has frames; has a profile, EXIF,
 
 
 class Chunks:
-    """`pixels`: the file without its profile, EXIF and XMP. Raises ValueError where no pixels are found."""
+    """`pixels`: the (first) picture, without profile, EXIF and XMP. Raises ValueError where there is none."""
 
     def __init__(self, data: bytes) -> None:
         self.found: dict[bytes, bytes] = {}
-        kept, at = [], 12
+        kept, at = list[bytes](), 12
         while at + 8 <= len(data):
             name, size = struct.unpack_from("<4sI", data, at)
             body = data[at + 8 : at + 8 + size]
-            if name in PIXELS:
+            later = name == b"ANMF" and any(chunk.startswith(name) for chunk in kept)  # frames not needed
+            if name in PIXELS and not later:
                 if name == b"VP8X" and len(body) >= 10:
                     body = bytes([body[0] & ~BESIDE]) + body[1:]
                 kept.append(struct.pack("<4sI", name, size) + body + b"\0" * (len(body) % 2))
-            elif len(body) == size:
+            elif len(body) == size and not later:
                 self.found.setdefault(name, body)
             at += 8 + size + size % 2
         head = b"".join(kept)
