@@ -46,7 +46,7 @@ def test_place_is_gone(order):
     assert PLACE in exif_block(order) and PLACE not in made
     exif = seen(made)
     assert GPS_IFD not in exif and exif[0x010F] == "Unistep Cameras" and exif[0x0112] == 1
-    assert exif.get_ifd(EXIF_IFD)[0xA002] == 9
+    assert exif.get_ifd(EXIF_IFD)[0xA002] == exif[0x0100] == 9
 
 
 @pytest.mark.parametrize("behind", [{}, {0x9C9B: (1, 8, b"a title\0")}])
@@ -129,6 +129,15 @@ def test_a_broken_thumbnail_costs_nothing_else():
         assert exif.get_ifd(EXIF_IFD)[0x927C] == MAKER_NOTE and exif.get_ifd(GPS_IFD)[1] == "N"
 
 
+def test_a_thumbnail_that_lies_nowhere_costs_nothing():
+    block = exif_block()
+    for value in (0, 1 << 30):
+        made, _ = metadata.rewrite_exif(
+            patched(block, block.index(struct.pack("<HHI", 0x0201, 4, 1)) + 8, "I", value), 9, 9
+        )
+        assert seen(made)[0x010F] == "Unistep Cameras"
+
+
 def test_a_block_that_is_cut_off_keeps_what_is_whole():
     tree = {tag: shorts(tag) for tag in range(0x9201, 0x9221)}
     block = block_of({0x010F: text("Unistep"), EXIF_IFD: tree})
@@ -205,15 +214,36 @@ def test_the_place_hides_nowhere(where):
         assert seen(made)[0x010F] == "Maker" and metadata.rewrite_exif(made, 9, 9, gps=False) == (made, [])
 
 
+def pointed(block, tag, at, count):
+    """The block with a field that has its data elsewhere."""
+    return patched(patched(block, record(block, tag) + 8, "I", at), record(block, tag) + 4, "I", count)
+
+
 def test_a_field_that_reaches_into_the_place_goes():
     block = block_of({0x010F: text("Maker"), 0x013B: text("Artist"), GPS_IFD: {2: (5, 3, PLACE)}})
+    maker, place = block.index(b"Maker"), block.index(PLACE)
     lost = patched(block, record(block, GPS_IFD) + 8, "I", 1 << 20)  # so that no one knows what lies there
-    for hiding in (block, lost):
-        hiding = patched(hiding, record(block, 0x010F) + 4, "I", 80)
+    for hiding in (block, lost, pointed(lost, 0x013B, maker, 6)):
+        hiding = pointed(hiding, 0x010F, maker, place + 24 - maker)
         made, notes = metadata.rewrite_exif(hiding, 9, 9, gps=False)
-        assert notes == [metadata.PARTS] and PLACE not in made and b"Maker" not in made
-    two = patched(block, record(block, 0x013B) + 8, "I", Tiff(block).directory(8).entries[0x010F].data_at)
-    assert metadata.rewrite_exif(patched(two, record(block, 0x013B) + 4, "I", 6), 9, 9, gps=False)[1] == []
+        assert notes == [metadata.PARTS] and PLACE not in made
+        assert seen(made).keys() == {0x013B}
+    assert PLACE not in metadata.rewrite_exif(pointed(block, 0x010F, place, 24), 9, 9, gps=False)[0]
+    both = pointed(block, 0x013B, maker, 6)  # two fields may be one
+    assert metadata.rewrite_exif(both, 9, 9, gps=False)[1] == []
+
+
+def test_what_has_its_own_place_in_a_file_goes():
+    stale = {0x014A: (4, 1, bytes(4)), 0x02BC: (1, 5, b"<xmp>"), 0x8649: (7, 8, b"8BIM1036")}
+    made, _ = metadata.rewrite_exif(block_of({0x010F: text("Maker")} | stale), 9, 9)
+    assert seen(made).keys() == {0x010F}
+
+
+def test_a_tiff_passes_its_orientation_on():
+    for turn in (1, 3, 6):
+        tiff = Tiff(block_of({0x010F: text("Maker"), 0x0112: shorts(turn)}))
+        exif = metadata.exif_from_tiff(tiff, tiff.directory(8))
+        assert metadata.orientation(exif) == turn and seen(exif)[0x010F] == "Maker"
 
 
 def test_fields_that_share_bytes_do_not_multiply():

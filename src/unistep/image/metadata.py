@@ -11,6 +11,7 @@ import contextlib
 import struct
 from collections.abc import Iterable
 from fractions import Fraction
+from itertools import pairwise
 
 from unistep.image.ifd import EXIF_IFD, GPS_IFD, INTEROP_IFD, Directory, Entry, Field, Tiff, Tree, serialise
 from unistep.image.makernotes import MAKER_NOTE, can_move
@@ -176,10 +177,10 @@ class _Block:
 
     def placeless(self) -> bytes | None:
         """The block written anew, of fields that are known not to be the place."""
-        mixed = _overlapping([span for directory in self.found.values() for span in directory.spans])
+        reaching = _reaching(span for directory in self.found.values() for span in directory.spans)
         for directory in self.found.values():
             fields = directory.entries.values()
-            gone = {e.at for e in fields if e.size > 4 and (e.data_at, e.data_at + e.size) in mixed}
+            gone = {e.at for e in fields if e.size > 4 and (e.data_at, e.data_at + e.size) in reaching}
             if gone:
                 self.notes[PARTS] = None
                 self._remove(directory, gone)
@@ -322,11 +323,7 @@ def _merged(spans: Iterable[Span], size: int) -> list[Span]:
     return made
 
 
-def _overlapping(spans: list[Span]) -> set[Span]:
-    """Those that share bytes with another; the very same may be shared."""
-    ordered, found, reach = sorted(set(spans)), set(), 0
-    for i, (start, end) in enumerate(ordered):
-        if start < reach or (i + 1 < len(ordered) and ordered[i + 1][0] < end):
-            found.add((start, end))
-        reach = max(reach, end)
-    return found
+def _reaching(spans: Iterable[Span]) -> set[Span]:
+    """Those that reach into another; the very same may be shared."""
+    ordered = sorted(set(spans), key=lambda span: (span[0], -span[1]))
+    return {one for one, following in pairwise(ordered) if following[0] < one[1]}
