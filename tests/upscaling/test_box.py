@@ -83,3 +83,13 @@ def test_boxes_that_cannot_be() -> None:
             NEAREST(noise(10, 15), **asked)
     with pytest.raises(ImageError, match="60 x 40 pixels, more than the limit"):  # it is what must be made
         NEAREST(noise(10, 15), width=4, height=40, box="fill", max_output_pixels=1000)
+
+
+def test_a_separation_is_cut_with_its_picture() -> None:
+    """CMYK without a profile: `fill` cuts the inks that the new file follows where it cuts the picture."""
+    inks = np.zeros((8, 16, 4), np.uint8)
+    inks[..., 3] = np.arange(16) * 10
+    picture = Picture(np.zeros((8, 16, 3), np.float32), inks=inks)
+    filled = Upscaler(Nearest(), "cpu")(picture, width=16, height=16, box="fill")
+    assert filled.rgb.shape == (16, 16, 3)
+    np.testing.assert_array_equal(filled.inks, inks[:, 4:12])
