@@ -74,6 +74,22 @@ def test_small_changes_survive_half_precision(adapter):
     assert torch.equal(state["linear.weight"], (1e-4 * (b @ a)).half())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_merged_weight_is_rounded_once(adapter, dtype):
+    """Weight and change are added up in float32; what the stored dtype makes of each is not the sum."""
+    torch.manual_seed(2)
+    shapes = {"linear": (5, 6), "conv": (4, 3, 3, 3), "patch": (8, 2, 2, 2)}
+    before = {f"{name}.weight": torch.randn(shape).to(dtype) for name, shape in shapes.items()}
+    state = dict(before)
+    lora.merge(state, adapter, 0.3)
+    for name in shapes:
+        weight, (a, b) = before[f"{name}.weight"], (adapter[f"{name}.lora_{part}.weight"] for part in "AB")
+        change = 0.3 * (b.flatten(1) @ a.flatten(1)).view(weight.shape)
+        exact = (weight.float() + change).to(dtype)
+        assert torch.equal(state[f"{name}.weight"], exact)
+        assert not torch.equal(weight + change.to(dtype), exact)
+
+
 def test_names_of_the_authors():
     x = torch.zeros(1)
     assert [*lora.strip({"transformer.encoder.conv_in.lora_A.weight": x}, "transformer.")] == [

@@ -404,6 +404,16 @@ def test_the_range_is_saved_and_follows_the_real_latents(base, batch):
         assert torch.equal(getattr(other.critic, name), getattr(dfosd.critic, name))
 
 
+def test_the_range_knows_the_real_from_the_generated(base, batch, monkeypatch):
+    """A discriminator that is right about both has overfitted: the range grows."""
+    dfosd = build(base, replace(ALL, discriminator="diffusion-gan"))
+    monkeypatch.setattr(dfosd.critic, "forward", lambda z, *_: [z.mean((1, 2, 3), keepdim=True)])
+    real = replace(batch, z_hq=torch.ones_like(batch.z_hq))
+    for _ in range(ALL.ada_every):
+        dfosd.critic_loss(real, -real.z_hq)
+    assert dfosd.critic.t_top == ALL.ada_step
+
+
 def test_condition_of_the_discriminator(base, batch):
     other = Cond(torch.randn_like(batch.cond.image), batch.cond.y)
     for conditioned in (True, False):
