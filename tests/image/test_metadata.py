@@ -160,3 +160,15 @@ def test_pillow_finds_nothing_odd_in_the_result(tmp_path):
     with Image.open(BytesIO((tmp_path / "out.tif").read_bytes())) as image:
         image.load()
         assert image.tag_v2[0x010F] == "Unistep Cameras"
+
+
+def test_what_is_lost_is_said_by_the_writer(tmp_path):
+    canon = b"\x22\0\1\0\3\0\x2e\0\0\0\xdc\3\0\0"
+    block = block_of({0x010F: text("Maker"), EXIF_IFD: {0x9003: text("x"), 0x927C: (7, len(canon), canon)}})
+    picture = Picture(np.zeros((3, 4, 3), np.float32), source=Source("JPEG", exif=block))
+    assert write_image(tmp_path / "a.jpg", picture) == ()
+    assert write_image(tmp_path / "a.tif", picture) == (metadata.MOVED_NOTES,)
+    assert write_image(tmp_path / "a.jpg", picture, metadata="no-gps") == (metadata.PLACED_NOTES,)
+    assert write_image(tmp_path / "a.jpg", picture, metadata="strip") == ()
+    with_notes = serialise("<", 8, {0x010F: text("Maker"), EXIF_IFD: {0x927C: (7, len(canon), canon)}})
+    assert metadata.lost_by_moving(tiff := Tiff(b"II*\0\x08\0\0\0" + with_notes), tiff.directory(8))

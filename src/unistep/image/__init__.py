@@ -37,11 +37,12 @@ from unistep.errors import ImageError
 from unistep.image import cicp, icc
 from unistep.image.decoders import decode, look, sniff
 from unistep.image.encoders import FORMATS, Sheet, encode
-from unistep.image.metadata import rewrite_exif, rewrite_xmp
+from unistep.image.metadata import orientation, rewrite_exif
 from unistep.image.pixels import Floats, bleed, pillow, quantise, upright
 from unistep.image.stored import CMYK, GREY, PALETTE, RGB, Codes, Stored, Undecodable
 from unistep.image.tiff import RAW
 from unistep.image.tiffwriting import MAX_BYTES
+from unistep.image.xmp import rewrite_xmp
 
 Metadata = Literal["keep", "strip", "no-gps"]
 PathLike = str | os.PathLike[str]
@@ -301,10 +302,10 @@ def _sheet(picture: Picture, kind: str, keep: Metadata) -> tuple[Sheet, list[str
     if keep != "strip":
         gps = keep == "keep"
         if source.exif:
-            exif, told = rewrite_exif(source.exif, width, height, gps=gps)
+            exif, told = rewrite_exif(source.exif, width, height, gps=gps, moved=kind == "TIFF")
             notes.extend(told)
         if source.xmp:
-            xmp, told = rewrite_xmp(source.xmp, width, height, gps=gps)
+            xmp, told = rewrite_xmp(source.xmp, width, height, gps=gps, turned=orientation(source.exif))
             notes.extend(told)
         texts = source.texts
         if texts and kind != "PNG":

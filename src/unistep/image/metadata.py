@@ -16,7 +16,6 @@ from itertools import pairwise
 from unistep.image.ifd import EXIF_IFD, GPS_IFD, INTEROP_IFD, Directory, Entry, Field, Tiff, Tree, serialise
 from unistep.image.makernotes import MAKER_NOTE, can_move
 from unistep.image.resized import Change, change, ratio
-from unistep.image.xmp import rewrite_xmp as rewrite_xmp
 
 ORIENTATION, SUB_IFDS = 0x0112, 0x014A
 THUMBNAIL_AT, THUMBNAIL_SIZE = 0x0201, 0x0202

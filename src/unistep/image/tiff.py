@@ -18,7 +18,7 @@ import tifffile
 from unistep.image.ifd import Directory, Tiff
 from unistep.image.jpeg import Segments
 from unistep.image.lab import lab_to_srgb
-from unistep.image.metadata import ORIENTATION, SUB_IFDS, exif_from_tiff
+from unistep.image.metadata import ORIENTATION, SUB_IFDS, exif_from_tiff, lost_by_moving
 from unistep.image.stored import (
     CMYK,
     GREY,
@@ -86,6 +86,7 @@ class Page:
         turn, lab = self.number(ORIENTATION, 1), self.number(INTERPRETATION, 1) in (CIELAB, ICCLAB)
         if lab:
             self.notes.append("its colours are converted from Lab to sRGB")
+        self.notes += lost_by_moving(self.tiff, self.directory)
         return make_header(
             "TIFF",
             (self.number(WIDTH), self.number(HEIGHT)),
