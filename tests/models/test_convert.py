@@ -176,7 +176,7 @@ OTHER = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("content", "found"), OTHER)
+@pytest.mark.parametrize(("content", "found"), OTHER, ids=[found for _, found in OTHER])
 def test_what_came_instead_of_weights_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, found: str
 ) -> None:
