@@ -90,6 +90,18 @@ def test_a_merged_weight_is_rounded_once(adapter, dtype):
         assert not torch.equal(weight + change.to(dtype), exact)
 
 
+def test_what_is_trained_starts_from_a_file_in_float32(adapter):
+    """A file of half precision is divided by how often the LoRA counts after it is made float32."""
+    pytest.importorskip("peft")
+    net = Small()
+    lora.adapt(net, ["linear", "conv", "patch"], 3, 9.0)
+    file = {name: p.half() for name, p in adapter.items()}
+    lora.fill(net, file, "the file", 3.0)
+    for name, p in lora.trained(net).items():
+        assert p.dtype == torch.float32
+        assert torch.equal(p, file[name].float() / (3.0 if "lora_B" in name else 1.0)), name
+
+
 def test_names_of_the_authors():
     x = torch.zeros(1)
     assert [*lora.strip({"transformer.encoder.conv_in.lora_A.weight": x}, "transformer.")] == [

@@ -33,6 +33,8 @@ def test_times_go_down_from_the_far_end(steps, process):
     ts = times(process, steps)
     assert len(ts) == steps and ts[0] == len(process) - 1 and ts[-1] >= 0
     assert ts == sorted(set(ts), reverse=True)
+    even = [len(process) - 1 - i * len(process) / steps for i in range(steps)]
+    assert all(abs(t - wanted) <= 0.5 for t, wanted in zip(ts, even, strict=True))
     if steps == len(process):
         assert ts == list(range(steps))[::-1]
 

@@ -84,6 +84,13 @@ def test_shares_of_the_batch(share, names):
     assert set(terms) == names
 
 
+@pytest.mark.parametrize("share,first", [(0.0, 4), (0.2, 3), (0.4, 2), (0.7, 1), (0.9, 0), (1.0, 0)])
+def test_a_share_is_the_nearest_number_of_images(share, first):
+    denoiser, one = batch(4)
+    teacher = Teacher(TeacherConfig(slot_share=share), Residual(denoiser), SIGMA_DATA, decode)
+    assert teacher.split(one) == first and len(teacher.generate(one)) == 4 - first
+
+
 def test_noise_levels():
     torch.manual_seed(0)
     s = sample_s(TeacherConfig(), 20_000, torch.device("cpu"))

@@ -59,6 +59,23 @@ def test_what_does_not_depend_on_the_place_is_whole(h, w, tile, overlap, batch):
     assert torch.allclose(out, 3 * z - 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_sums_are_float32_whatever_is_added(dtype):
+    """Tiles in half precision come together as the same values do in float32; each says another number."""
+    z = torch.randn(1, 3, 23, 31, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def both(latent: Tensor) -> tuple[Tensor, Tensor]:
+        one, other = (iter(torch.arange(1000).to(dtype) / 7) for _ in range(2))
+        return (
+            blended(lambda piece, _: 0 * piece + next(one).to(piece), latent, None, 8, 3),
+            averaged(lambda piece: 0 * piece + next(other).to(piece), latent, 8, 3, 1),
+        )
+
+    for found, wanted in zip(both(z), both(z.float()), strict=True):
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-5)
+
+
 def test_the_image_is_cut_with_the_latent():
     image = torch.arange(20 * 24.0).reshape(1, 1, 20, 24).expand(1, 3, 20, 24)
     z = image[:, :1, ::2, ::2]

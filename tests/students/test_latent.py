@@ -148,6 +148,10 @@ def test_tiles_that_are_asked_for() -> None:
     student = toy(tile=64)
     student.enlarge(photo(20, 20), (80, 80), tile=8)  # 8 pixels become 32, which are 8 latents
     assert {shape[-2:] for shape in student.denoiser.shapes} == {(8, 8)}
+    student.denoiser.shapes.clear()
+    student.enlarge(photo(20, 20), (80, 80), tile=9)  # 9 latents are none: the nearest even number, up
+    student.enlarge(photo(20, 20), (70, 70), tile=9)  # 7.9 latents
+    assert {shape[-2:] for shape in student.denoiser.shapes} == {(8, 8)}
     with pytest.raises(ConfigError, match="tile must be"):
         student.enlarge(photo(20, 20), (80, 80), tile=0)
     with pytest.raises(ConfigError, match="vae_tiles must be one of auto"):
@@ -181,6 +185,14 @@ def test_less_memory_means_smaller_pieces(model: LatentStudent, monkeypatch: pyt
     planner = planning.Planner(model.denoiser, model.codec, model.decoder, None, torch.device("cpu"))
     with pytest.raises(MemoryLimit, match=r"the autoencoder needs 0\.\d GB for the whole picture"):
         planner(512, 512, 64, vae_tiles="whole")
+
+
+@given(st.integers(1, 512), st.integers(512, 3000))
+def test_small_pictures_grow_to_the_shortest_side_exactly(short: int, long: int) -> None:
+    """The other side to the nearest pixel."""
+    student, exact = toy(shortest=512), long * 512 / short
+    for size in (student.native((short, long), (1, 1)), student.native((long, short), (1, 1))[::-1]):
+        assert size[0] == 512 and size[1] == pytest.approx(exact, rel=1e-12, abs=0.5)
 
 
 def test_a_narrow_picture_is_refused_before_it_grows() -> None:
@@ -283,6 +295,29 @@ def test_a_teacher_takes_its_steps(tmp_path: Path) -> None:
         reproduce(opened(teacher), (rgb * 255).astype(np.uint8))
     with pytest.raises(ConfigError, match="expected steps to be from 1 to 1000"):
         opened(teacher, steps=0)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "latent"),
+    [
+        (60, 49, (156, 126)),
+        (98, 200, (126, 260)),
+        (200, 103, (248, 126)),
+        (128, 107, (152, 126)),
+        (60, 50, (152, 128)),
+    ],
+)
+@pytest.mark.parametrize("resample", ["torch", "pillow"])
+def test_the_authors_sizes_lose_a_pixel(
+    height: int, width: int, latent: tuple[int, int], resample: str
+) -> None:
+    """`int` makes 127 of 49, 98, 103 and 107 pixels that are to become 128."""
+    student = toy(resample=resample, tile=256)
+    picture = (photo(height, width) * 255).astype(np.uint8)
+    out = reproduce(student, picture, colour="none", shortest=512)
+    assert [shape[2:] for shape in student.denoiser.shapes] == [latent]
+    small = (4 * latent[0], 4 * latent[1])
+    assert out.shape[:2] == ((4 * height, 4 * width) if resample == "torch" else small)
 
 
 def test_a_tiny_decoder(path: Path, tmp_path: Path) -> None:
