@@ -431,5 +431,5 @@ def test_what_does_not_fit_is_named(files, tmp_path):
     with pytest.raises(ConfigError, match="expected a teacher"):
         open_distance("lpips", "teacher", "", "", None, "cpu")
     (tmp_path / "damaged.safetensors").write_bytes(b"damaged")
-    with pytest.raises(ModelError, match=r"expected a \.safetensors file, found something else"):
+    with pytest.raises(ModelError, match=r"expected a \.safetensors file, found a text"):
         opened("lpips", "alexnet", str(tmp_path / "damaged.safetensors"))
