@@ -56,6 +56,8 @@ class DataConfig:
     """Tell teacher, score and critic what each image shows: NAME.txt beside NAME.png."""
     holdout: float = 0.06
     """Share of the photographs (never of the crops) that is kept out of training."""
+    uses: int = 1
+    """How often each pair is used, turned otherwise each time: where making it costs much (`data.again`)."""
     workers: int = 1
     degrade_on: str = "cpu"
     """Where low-quality images are made: "cpu" (by the workers) or "device" (the run's)."""
@@ -86,7 +88,7 @@ class DataConfig:
         if not 0 <= self.holdout < 1:
             raise ConfigError(f"expected data.holdout to be from 0 to less than 1, found {self.holdout}")
         check_range("data", self, "workers memory", 0)
-        check_range("data", self, "shard", 1)
+        check_range("data", self, "shard uses", 1)
         for name, known in (("degrade_on", PLACES), ("latents", LATENTS)):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"expected data.{name} to be {' or '.join(known)}, found “{value}”")
@@ -223,6 +225,8 @@ class Samples(NamedTuple):
     """What each image shows; None where nothing says it, or where data.prompts is false."""
     presets: list[str]
     indices: list[int]
+    restored: Tensor | None = None
+    """What another network makes of x_lq, as large as x_hq, in [-1, 1]; None where none is asked for."""
 
 
 class Pairs(Dataset[tuple[Tensor, Tensor]]):

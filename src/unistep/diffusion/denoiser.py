@@ -48,6 +48,9 @@ class Batch:
     cond_hq: Cond | None = None
     """What the high-quality image shows, where images have prompts of their own; None: `cond` says it all."""
 
+    restored: Tensor | None = None
+    """What a stronger restorer makes of x_lq, as x_hq; None where the method asks for none."""
+
     @property
     def told(self) -> Cond:
         """What every role but the student is conditioned on (TSD-SR Sec. 4.1, "Implementation Details")."""
@@ -151,6 +154,8 @@ class Method(Protocol):
     """Whether the critic may start from a file of its own (train.critic_init)."""
     pretrains: bool = False
     """It makes a base's own network, from nothing or from train.init, and no student of one."""
+    restores: bool = False
+    """Whether it learns from what a stronger restorer makes of the low-quality images (train.restorer)."""
 
     @classmethod
     def build(cls, config: Any, base: Base, perceptual: Callable[[str], Distance]) -> "Method":

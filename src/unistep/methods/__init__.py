@@ -4,6 +4,7 @@ from typing import Any
 
 from .dfosd import DFOSD, DFOSDConfig
 from .osediff import OSEDiff, OSEDiffConfig
+from .regression import Regression, RegressionConfig
 from .sinsr import SinSR, SinSRConfig
 from .tadsr import TADSR, TADSRConfig
 from .teacher import Teacher, TeacherConfig
@@ -16,9 +17,10 @@ METHODS: dict[str, tuple[type[Any], type]] = {
     "tadsr": (TADSR, TADSRConfig),
     "osediff": (OSEDiff, OSEDiffConfig),
     "sinsr": (SinSR, SinSRConfig),
+    "regression": (Regression, RegressionConfig),
 }
 
 __all__ = [
-    "DFOSD", "METHODS", "TADSR", "TSDSR", "DFOSDConfig", "OSEDiff", "OSEDiffConfig", "SinSR", "SinSRConfig",
-    "TADSRConfig", "TSDSRConfig", "Teacher", "TeacherConfig",
+    "DFOSD", "METHODS", "TADSR", "TSDSR", "DFOSDConfig", "OSEDiff", "OSEDiffConfig", "Regression",
+    "RegressionConfig", "SinSR", "SinSRConfig", "TADSRConfig", "TSDSRConfig", "Teacher", "TeacherConfig",
 ]  # fmt: skip

@@ -12,7 +12,8 @@ from torch import nn
 from ..bases import BASES, Face
 from ..errors import ConfigError, ModelError
 from ..students.onestep import Options
-from ..tensors import read_header, read_tensors, sha256
+from ..students.restorers import open_restorer
+from ..tensors import read, read_header, read_tensors, sha256
 
 DEFAULT = "compact-sharp"
 """The embedded model that is used when none is named."""
@@ -122,7 +123,8 @@ def load_student(
 ) -> nn.Module:
     """A one-step model ready to run. `info` is the file's header.
 
-    Of the compact base: [B, 3, h, w] in [-1, 1] -> [B, 3, 4h, 4w]; of the others a `LatentStudent`.
+    Of the compact base: [B, 3, h, w] in [-1, 1] -> [B, 3, 4h, 4w]; of the others a `LatentStudent`; of
+    others' SRVGGNetCompact and RRDBNet a `Restorer`, which is used as the compact base's.
     `fidelity`: from 0 (the restored detail, as trained) to 1 (the plain reconstruction that its header
     names); None: the file's default. The weights are mixed, so it is one call as ever. A model that names no
     plain one is its own: every fidelity gives the same.
@@ -133,12 +135,18 @@ def load_student(
     if fidelity is not None and not 0 <= fidelity <= 1:
         raise ConfigError(f"expected fidelity to be from 0 to 1, found {fidelity}")
     path = resolve(name_or_path)
+    tensors, metadata = read(path)
+    if "unistep" not in metadata:
+        if options is not None and options != Options():
+            raise ConfigError(
+                f"{path}: expected a student of a large model for steps, decoder, weights, offload or "
+                "compile, found none of Unistep's: leave them out"
+            )
+        return open_restorer(path, tensors)
     header = read_header(path)
     base, decoder = base_of(path, header), None
     if options is not None and options.decoder is not None and not base.whole:
         decoder = read_tensors(_decoder(options.decoder, base))
     if fidelity is None:
         fidelity = default_fidelity(path, header)
-    return base.load(
-        path, header, read_tensors(path), fidelity, options, lambda: plain_file(path, header), decoder
-    )
+    return base.load(path, header, tensors, fidelity, options, lambda: plain_file(path, header), decoder)

@@ -24,6 +24,9 @@ CHOICES = {
     "features": ("teacher", *featurenets.NETWORKS),
 }
 
+LATER = (("train", "restorer", ""), ("data", "uses", 1))
+"""Settings that came after others, and what earlier runs did: those keep the tables that they had."""
+
 BaseConfig = Any
 """The `Config` of a base in BASES."""
 MethodConfig = Any
@@ -68,6 +71,8 @@ class TrainConfig:
     plain: str = ""
     """The model of the plain reconstruction, to which --fidelity leads (empty: train.init; "self": this run
     makes one, and its header names no other)."""
+    restorer: str = ""
+    """The one-step model whose results are targets, where the method takes such: a model's name or a file."""
     critic_init: str = ""
     """Weights that DFOSD's critic starts from instead of train.init: perhaps a larger network (Tab. 6)."""
     features: str = "teacher"
@@ -109,6 +114,9 @@ class Run:
         table = dataclasses.asdict(self)
         table["base"]["kind"] = kind(self.base)
         table["method"]["kind"] = kind(self.method)
+        for section, name, default in LATER:
+            if table[section][name] == default:
+                del table[section][name]
         return table
 
     @classmethod

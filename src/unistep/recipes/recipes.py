@@ -9,7 +9,15 @@ from ..bases.sd3.network import SD3Config
 from ..bases.sd21.network import SD21Config
 from ..data.pairs import DataConfig
 from ..errors import ConfigError
-from ..methods import DFOSDConfig, OSEDiffConfig, SinSRConfig, TADSRConfig, TeacherConfig, TSDSRConfig
+from ..methods import (
+    DFOSDConfig,
+    OSEDiffConfig,
+    RegressionConfig,
+    SinSRConfig,
+    TADSRConfig,
+    TeacherConfig,
+    TSDSRConfig,
+)
 from .config import BaseConfig, MethodConfig, Run, TrainConfig
 
 
@@ -60,6 +68,26 @@ def compact_sharp() -> Run:
         data=DataConfig(patch=128, usm_sharpen=True, degradations=mix),
         train=dataclasses.replace(run.train, steps=1_800, lr=2e-4, init="compact-plain"),
     )
+
+
+def compact_distilled() -> Run:
+    """Plain regression on the results of a stronger restorer (train.restorer, which the user names).
+
+    The restorer's clean edges and flat areas are learnt at once, its colours are not (weight_means), and a
+    share of the photographs themselves (sharpened as for compact-sharp) keeps what it would paint over. It
+    starts from compact-sharp. A pair costs as much as a step (the restorer's pass, the degradation), hence
+    four uses of each.
+    """
+    run = compact_student("compact-distilled", RegressionConfig())
+    mix = {"realesrgan": 0.5, "light": 0.22, "bicubic": 0.08, "mild": 0.2}
+    return dataclasses.replace(
+        run,
+        data=DataConfig(patch=160, degradations=mix, uses=4),
+        train=dataclasses.replace(
+            run.train, steps=60_000, batch=8, lr=5e-4, lr_min=0.01, warmup=100, ema=0.999,
+            init="compact-sharp", validate_every=2_000,
+        ),
+    )  # fmt: skip
 
 
 def compact_tsdsr() -> Run:
@@ -283,6 +311,7 @@ RECIPES: dict[str, Callable[[], Run]] = {
     "compact-teacher": compact_teacher,
     "compact-plain": compact_plain,
     "compact-sharp": compact_sharp,
+    "compact-distilled": compact_distilled,
     "compact-tsdsr": compact_tsdsr,
     "compact-dfosd": compact_dfosd,
     "compact-tadsr": compact_tadsr,

@@ -12,11 +12,12 @@ from torch.utils.data import Subset
 
 from ..bases import face_of
 from ..bases.face import wordless
+from ..data.again import Again
 from ..data.pairs import Pairs, batches
 from ..data.shards import Crop
-from ..diffusion.denoiser import Base, Batch
+from ..diffusion.denoiser import Batch
 from ..errors import ConfigError, DataError
-from ..recipes.config import Run, TrainConfig
+from ..recipes.config import TrainConfig
 from .opening import Opened
 
 
@@ -63,7 +64,7 @@ def make_batches(
     Raises ConfigError or DataError, at once, for pairs that do not go with the base.
     """
     check(opened, pairs)
-    return _made(opened.base, pairs, opened.run, device, rank, world)
+    return _made(opened, pairs, device, rank, world)
 
 
 def check(opened: Opened, pairs: Pairs) -> None:
@@ -96,8 +97,10 @@ def check(opened: Opened, pairs: Pairs) -> None:
             )
 
 
-def _made(base: Base, pairs: Pairs, run: Run, device: torch.device, rank: int, world: int) -> Iterator[Batch]:
-    share = Subset(pairs, Share(run.train, len(pairs), rank, world))
+def _made(opened: Opened, pairs: Pairs, device: torch.device, rank: int, world: int) -> Iterator[Batch]:
+    base, run, restore = opened.base, opened.run, opened.restore
+    again = Again(pairs, run.data.uses, restore if device.type == "cpu" else None)
+    share = Subset(again, Share(run.train, len(pairs), rank, world))
     micro = run.train.batch // (world * forwards(run.train, world))
     default = getattr(run.base, "prompt", "")
     for samples in batches(share, micro, run.data.workers):
@@ -110,5 +113,8 @@ def _made(base: Base, pairs: Pairs, run: Run, device: torch.device, rank: int, w
             cond = base.cond(x_lq)
             told = [default if text is None else text for text in samples.texts]
             cond_hq = base.told(cond, told) if run.data.prompts else None
-            batch = Batch(x_lq, x_hq, z_hq, cond, base.null(cond), cond_hq)
+            restored = samples.restored
+            if restore is not None and restored is None:
+                restored = restore(x_lq)
+            batch = Batch(x_lq, x_hq, z_hq, cond, base.null(cond), cond_hq, restored)
         yield batch

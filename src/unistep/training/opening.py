@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..bases import face_of
 from ..bases.face import Source, Sources
@@ -17,7 +18,7 @@ from ..data.shards import PROMPTS
 from ..diffusion.denoiser import Base, Denoiser, Distance, Method
 from ..errors import ConfigError, ModelError
 from ..losses.perceptual import TeacherFeatures, open_distance
-from ..models.checkpoint import resolve
+from ..models.checkpoint import load_student, resolve
 from ..models.hub import component_folder, home
 from ..recipes.config import Run, TrainConfig, kind, method_of
 from .gate import STEPS, measure
@@ -40,6 +41,7 @@ class Opened:
     run: Run
     sources: Sources
     base: Base
+    restore: "Restore | None" = None
 
     @property
     def digests(self) -> dict[str, str]:
@@ -66,6 +68,12 @@ def check_run(run: Run) -> None:
             f"expected train.critic_init to be empty for {run.name}, whose critic starts from no file, found "
             f"“{t.critic_init}”: empty it"
         )
+    if bool(t.restorer) != method.restores:
+        wanted = "to name a one-step model (a name or a file)" if method.restores else "to be empty"
+        raise ConfigError(
+            f"expected train.restorer {wanted} for {run.name}, whose method learns from "
+            f"{'its results' if method.restores else 'none'}, found “{t.restorer}”: set train.restorer"
+        )
     if not t.init and not method.pretrains:
         raise ConfigError(f"expected train.init to name {base.start}, found nothing: set train.init")
 
@@ -85,6 +93,11 @@ def find(run: Run) -> dict[str, Source]:
                 found[f"train.{name}"] = once(named, base.components)
             except ModelError as error:
                 raise ModelError(f"train.{name}: {error}") from error
+    if run.train.restorer:
+        try:
+            found["train.restorer"] = once(run.train.restorer, ())
+        except ModelError as error:
+            raise ModelError(f"train.restorer: {error}") from error
     for name, components in base.others(run.base).items():
         found[f"base.{name}"] = once(getattr(run.base, name), components)
     for section, names in (("train", FILES), ("base", base.files)):
@@ -127,7 +140,40 @@ def open_run(
         prompts = open_prompts(run, sources, device, own)
         told = photographs.texts() if photographs and run.data.prompts else []
         prompts.fill([run.base.prompt, run.base.negative, *told])
-    return Opened(run, sources, base.open(run.base, sources, device, prompts))
+    made = base.open(run.base, sources, device, prompts)
+    restorer = sources.get("train.restorer")
+    restore = None if restorer is None else Restore(restorer, made.scale, device, run.train.precision)
+    return Opened(run, sources, made, restore)
+
+
+class Restore:
+    """The one-step model of train.restorer, frozen: [B, 3, h, w] -> [B, 3, s h, s w], both in [-1, 1].
+
+    Raises ConfigError for another scale than the base's and for a model of whole pictures, ModelError.
+    """
+
+    def __init__(self, source: Source, scale: int, device: torch.device, wish: str):
+        from .steps import DTYPES, precision  # which imports this module
+
+        try:
+            net = load_student(source.path)
+        except ModelError as error:
+            raise ModelError(f"train.restorer: {error}") from error
+        found = None if hasattr(net, "place") else getattr(net, "scale", None)
+        if found != scale:
+            raise ConfigError(
+                f"{source.path}: expected train.restorer to be a network that enlarges pieces by {scale}, as "
+                f"the base does, found one {'of whole pictures' if found is None else f'of scale {found}'}: "
+                "name another"
+            )
+        self.net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.dtype = DTYPES[precision(wish)]
+
+    @torch.no_grad()
+    def __call__(self, x_lq: Tensor) -> Tensor:
+        with torch.autocast(x_lq.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            x: Tensor = self.net(x_lq.contiguous(memory_format=torch.channels_last))
+        return x.float().clamp(-1, 1).contiguous()
 
 
 def open_prompts(run: Run, sources: Sources, device: torch.device, more: Sequence[Path] = ()) -> Prompts:
@@ -185,6 +231,8 @@ def lessons(
     if base.whole and run.train.plain != "self":
         plain = opened.sources.get("train.plain") or opened.sources["train.init"]
         about["plain"] = {"name": plain.path.stem, "sha256": plain.sha256}
+    if (restorer := opened.sources.get("train.restorer")) is not None:
+        about["restorer"] = {"name": restorer.path.stem, "sha256": restorer.sha256}
     if isinstance(method.teacher, Denoiser) and base.sees:
         x_lq, x_hq = (x[:GATED] for x in validate.pairs[validate.presets[-1]])
         steps = min(STEPS, len(method.teacher.process))

@@ -256,7 +256,8 @@ class Step:
             x_hq = torch.empty(micro, 3, side, side, device=META)
             x_lq = torch.empty(micro, 3, side // base.scale, side // base.scale, device=META)
             cond = base.cond(x_lq)
-            batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, base.null(cond))
+            restored = x_hq if method.restores else None
+            batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, base.null(cond), restored=restored)
         before = self.meter.now
         with self.phase("the student's step"):
             z_hat = method.generate(batch)

@@ -233,8 +233,8 @@ def differences(old: Table, run: Run) -> list[str]:
 def portable(run: Run) -> dict[str, Any]:
     """The run for a weights file's header: files by name alone, where they lie is nobody's business."""
     public = run.to_dict()
-    for section, names in (("train", (*NETWORKS, *FILES)), ("base", face_of(run.base).files)):
-        for name in names:
+    for section, names in (("train", (*NETWORKS, "restorer", *FILES)), ("base", face_of(run.base).files)):
+        for name in public[section].keys() & {*names}:
             public[section][name] = Path(public[section][name]).name
     return public
 
