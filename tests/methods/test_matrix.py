@@ -14,7 +14,7 @@ from unistep.bases.sd3.network import SD3Config
 from unistep.bases.sd21.network import SD21Config
 from unistep.data.pairs import DataConfig
 from unistep.errors import ConfigError
-from unistep.methods import METHODS, DFOSDConfig, OSEDiffConfig, SinSRConfig, TADSRConfig
+from unistep.methods import METHODS, DFOSDConfig, OSEDiffConfig, RegressionConfig, SinSRConfig, TADSRConfig
 from unistep.recipes.config import Run, TrainConfig, override
 from unistep.recipes.recipes import recipe
 from unistep.training import smoke
@@ -40,6 +40,11 @@ OTHERS = {
     ),
     ("osediff", "compact"): (
         OSEDiffConfig(process="ddpm", t_max=650, guidance=1.0, lambda_1=0.0), CompactConfig(), COMPACT,
+    ),
+    ("regression", "sd3"): (RegressionConfig("flow"), SD3Config(**NARROW), TrainConfig()),
+    ("regression", "sd21"): (RegressionConfig("ddpm"), SD21Config(**NARROW), TrainConfig()),
+    ("regression", "resshift"): (
+        RegressionConfig("resshift", t_student=14), ResShiftConfig("resshift-15"), TrainConfig(),
     ),
     ("sinsr", "compact"): (SinSRConfig(process="resshift"), CompactConfig(), COMPACT),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from ..bases import face_of
 from ..bases.tiny import pictures
@@ -21,9 +22,10 @@ from ..data.pairs import Pairs, Photographs
 from ..errors import ConfigError, TrainingError
 from ..image import Picture, write_image
 from ..losses.featurenets import FeatureNet
-from ..recipes.config import Run
+from ..recipes.config import Run, method_of
 from ..recipes.recipes import recipe
 from ..recipes.recorded import BANDS, Losses
+from ..students.restorers import SRVGGNetCompact
 from . import distributed
 from .batches import make_batches
 from .opening import EQUAL, build, open_run
@@ -105,6 +107,8 @@ def miniature(run: Run, folder: Path) -> tuple[Run, Path]:
         train = dataclasses.replace(
             train, features=FEATURES, features_file=str(classifier(folder)), features_heads=EQUAL
         )
+    if method_of(run).restores:
+        train = dataclasses.replace(train, restorer=str(restorer(folder)))
     train = dataclasses.replace(
         train, steps=STEPS, batch=BATCH, micro=1 if train.micro else 0, lr=tiny.rate, lr_critic=tiny.rate,
         lr_min=1.0, warmup=0, precision="fp32", early=(),
@@ -125,15 +129,25 @@ def photographs(folder: Path, side: int) -> Path:
 
 def classifier(folder: Path) -> Path:
     """A feature network with drawn weights."""
-    net, generator = FeatureNet(FEATURES), torch.Generator().manual_seed(0)
+    return drawn(FeatureNet(FEATURES), folder / f"{FEATURES}.safetensors", {"sha256": ""})
+
+
+def restorer(folder: Path) -> Path:
+    """A network of Real-ESRGAN's small kind, narrow and with drawn weights."""
+    return drawn(SRVGGNetCompact(4, 1, 4), folder / "restorer.safetensors")
+
+
+def drawn(net: nn.Module, file: Path, metadata: dict[str, str] | None = None) -> Path:
+    """Writes a network with random weights that keep the scale of what goes through them."""
+    generator = torch.Generator().manual_seed(0)
     tensors = {
         name: torch.randn(p.shape, generator=generator) * (2 * len(p) / p.numel()) ** 0.5
         if p.ndim > 1
         else 0 * p
         for name, p in net.state_dict().items()
     }
-    save_file(tensors, folder / f"{FEATURES}.safetensors", {"sha256": ""})
-    return folder / f"{FEATURES}.safetensors"
+    save_file(tensors, file, metadata)
+    return file
 
 
 @contextlib.contextmanager
