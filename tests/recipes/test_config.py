@@ -154,7 +154,7 @@ def test_foreign_json_is_refused(value):
 def test_unknown_settings_in_json_are_named():
     with pytest.raises(ConfigError, match="unknown settings in TrainConfig: speed"):
         Run.from_dict(json.loads(RUN.to_json()) | {"train": {"speed": 1}})
-    known = "teacher, tsdsr, dfosd, tadsr, osediff, sinsr"
+    known = "teacher, tsdsr, dfosd, tadsr, osediff, sinsr, regression"
     with pytest.raises(ConfigError, match=f"expected method to be one of {known}, found “x”"):
         Run.from_dict(json.loads(RUN.to_json()) | {"method": {"kind": "x"}})
 

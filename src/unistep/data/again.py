@@ -1,8 +1,8 @@
 """Pairs that cost much are used more than once, turned otherwise each time.
 
 A pair that was degraded, and restored by another network, costs as much as the step that learns from it. So
-`WINDOW` pairs are kept and come `uses` times. Which pair comes at a position, and how it is turned, is a
-function of the position alone: a run resumes anywhere, and any number of workers gives the same.
+about `WINDOW` pairs are kept and come `uses` times. Which pair comes at a position, and how it is turned, is
+a function of the position alone: a run resumes anywhere, and any number of workers gives the same.
 """
 
 from collections import OrderedDict
@@ -16,15 +16,21 @@ from torch.utils.data import Dataset
 from .pairs import Pairs, Samples
 
 WINDOW = 240
-"""Pairs between two uses of one: a multiple of the usual batches. 0.6 MB each, for crops of 160 pixels."""
+"""Pairs between two uses of one, at least. Each is 0.6 MB, for crops of 160 pixels."""
 
 
 class Again(Dataset[Any]):
     """`pairs`, each `uses` times, with what `restore` makes of its low-quality image."""
 
-    def __init__(self, pairs: Pairs, uses: int = 1, restore: Callable[[Tensor], Tensor] | None = None):
-        """restore: [B, 3, h, w] -> [B, 3, s h, s w], both in [-1, 1]."""
+    def __init__(
+        self, pairs: Pairs, uses: int = 1, restore: Callable[[Tensor], Tensor] | None = None, batch: int = 1
+    ):
+        """restore: [B, 3, h, w] -> [B, 3, s h, s w], both in [-1, 1]. batch: samples of a whole step.
+
+        Whole steps make up a window: the same pairs are always restored together, and rounded alike.
+        """
         self.pairs, self.uses, self.restore = pairs, uses, restore
+        self.window = -(-WINDOW // batch) * batch
         self.kept: OrderedDict[int, Samples] = OrderedDict()
 
     def __len__(self) -> int:
@@ -32,7 +38,7 @@ class Again(Dataset[Any]):
 
     def __getitems__(self, offsets: list[int]) -> Samples:
         """The samples of a batch, which a DataLoader asks for at once."""
-        places = [place(self.pairs.start + offset, self.uses) for offset in offsets]
+        places = [place(self.pairs.start + offset, self.uses, self.window) for offset in offsets]
         missing = list(dict.fromkeys(index for index, _ in places if index not in self.kept))
         if missing:
             made = self.pairs.__getitems__([index - self.pairs.start for index in missing])
@@ -40,7 +46,7 @@ class Again(Dataset[Any]):
                 made = made._replace(restored=self.restore(made.x_lq))
             self.kept |= {index: _row(made, i) for i, index in enumerate(missing)}
         rows = [turned(self.kept[index], self.turn(time)) for index, time in places]
-        while len(self.kept) > (WINDOW if self.uses > 1 else 0):
+        while len(self.kept) > (self.window if self.uses > 1 else 0):
             self.kept.popitem(last=False)
         return _joined(rows)
 
@@ -49,11 +55,11 @@ class Again(Dataset[Any]):
         return time % 8 if self.pairs.config.rotations else 4 * (time % 2)
 
 
-def place(position: int, uses: int) -> tuple[int, int]:
+def place(position: int, uses: int, window: int) -> tuple[int, int]:
     """(index of the pair, how often it came before) at a position."""
-    window, rest = divmod(position, WINDOW * uses)
-    time, within = divmod(rest, WINDOW)
-    return window * WINDOW + within, time
+    number, rest = divmod(position, window * uses)
+    time, within = divmod(rest, window)
+    return number * window + within, time
 
 
 def turned(row: Samples, turn: int) -> Samples:

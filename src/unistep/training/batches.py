@@ -99,7 +99,7 @@ def check(opened: Opened, pairs: Pairs) -> None:
 
 def _made(opened: Opened, pairs: Pairs, device: torch.device, rank: int, world: int) -> Iterator[Batch]:
     base, run, restore = opened.base, opened.run, opened.restore
-    again = Again(pairs, run.data.uses, restore if device.type == "cpu" else None)
+    again = Again(pairs, run.data.uses, restore if device.type == "cpu" else None, run.train.batch)
     share = Subset(again, Share(run.train, len(pairs), rank, world))
     micro = run.train.batch // (world * forwards(run.train, world))
     default = getattr(run.base, "prompt", "")
