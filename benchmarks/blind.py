@@ -1,13 +1,13 @@
 """Which result looks best, when nobody says whose it is: sheets at 1:1, verdicts, and the tally.
 
-    python benchmarks/blind.py --out SHEETS --lq PHOTOS --model ours=A.safetensors --model other=B.safetensors \
-        [--results third=FOLDER] [--crops 2] [--crop 256] [--seed 0]
+    python benchmarks/blind.py --out SHEETS --lq PHOTOS --model ours=A.safetensors \
+        --model other=B.safetensors [--results third=FOLDER] [--crops 2] [--crop 256] [--seed 0]
     python benchmarks/blind.py --out SHEETS --tally
 
 The first makes, of each photograph, a sheet for its most detailed crop, one for its flattest, and so on in
-turns: the input, then each result as A, B, C, ... in an order of the sheet's own. Crops are chosen by the input
-alone. SHEETS/verdicts.csv has a line for each sheet: write the order there, as in "B>A=C", and look into
-SHEETS.key.json, which lies beside the folder, no sooner than that. The second counts who was preferred to whom.
+turns: the input, then each result as A, B, C, ... in an order of the sheet's own. Crops are chosen by the
+input alone. SHEETS/verdicts.csv has a line for each sheet: write the order there, as in "B>A=C", and look
+into SHEETS.key.json, which lies beside the folder, no sooner than that. The second counts who was preferred.
 --results: a folder of pictures with the names of the inputs, made by any program.
 """
 
