@@ -7,7 +7,6 @@ ours has random weights (the cost does not depend on them); the peers always hav
 missed.
 """
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.bases.compact.student import fold_slot
 from unistep.counting.operators import count, parameters
 from unistep.models.checkpoint import load_student
+from unistep.students.restorers import RRDBNet, SRVGGNetCompact
 
 OURS, RRDB, SRVGG = "unistep", "RRDBNet-23", "SRVGGNetCompact-32"
 
@@ -28,9 +28,6 @@ def numbers(text: str) -> tuple[int, ...]:
 
 
 def main() -> bool:
-    sys.path.append(str(Path(__file__).parents[1] / "examples" / "compare"))
-    from peers import RRDBNet, SRVGGNetCompact, ready
-
     default = CompactConfig()
     p = parser(__doc__)
     p.add_argument("--model", type=Path, help="Unistep weights (default: the shape below, random)")
@@ -45,7 +42,9 @@ def main() -> bool:
         student: nn.Module = load_student(args.model)
     else:
         student = fold_slot(CompactDenoiser(CompactConfig(args.widths, args.blocks)))
-    nets = {OURS: ready(student), SRVGG: ready(SRVGGNetCompact()), RRDB: ready(RRDBNet())}
+    nets = {OURS: student, SRVGG: SRVGGNetCompact(64, 32, 4), RRDB: RRDBNet(64, 23, 32, 4)}
+    for net in nets.values():
+        net.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     x = torch.rand(1, 3, 128, 128).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         gmacs = {name: count(net, x).macs() / 1e9 for name, net in nets.items()}  # a warm-up as well

@@ -23,7 +23,6 @@ import torch
 from comparison import Entry, evaluated, fingerprint, write_report
 from equaltime import Job, plan, read_json, train_all
 from options import PRESETS, given, options, parser
-from peers import peer
 from photos import Sample, bicubic, student
 from PIL import Image
 from rows import ABLATIONS, ROWS
@@ -47,7 +46,7 @@ def entries(args: argparse.Namespace, jobs: list[Job]) -> list[Entry]:
         Entry("methods", "bicubic", "bicubic", None, lambda: bicubic),
         weights("methods", SLOT, "slot", args.teacher, {}),
     ]
-    found += [Entry("methods", n, f"peer-{n}", f, lambda f=f: peer(f)) for n, f in args.peer]
+    found += [Entry("methods", n, f"peer-{n}", f, lambda f=f: student(f)) for n, f in args.peer]
     if args.small_teacher:
         found.append(weights("ablations", SLOT, "slot-small", args.small_teacher, {}))
     for job in jobs:

@@ -29,7 +29,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "--seed": {"type": int, "default": 0, "help": "of the degradation"},
     "--pairs": {"type": Path, "help": "folder with lr/ and hr/"},
     "--lq": {"type": Path, "help": "folder of low-quality photographs without a reference"},
-    "--peer": {**FILES, "help": "SRVGGNetCompact x4"},
+    "--peer": {**FILES, "help": "SRVGGNetCompact or RRDBNet x4"},
     "--model": {**FILES, "help": "Unistep weights"},
     "--niqe": {"type": Path, "metavar": "NPZ", "help": "NIQE's pristine model"},
     "--lpips": {"type": Path, "nargs": 2, "metavar": ("SQUEEZENET", "HEADS"), "help": "for LPIPS-squeeze*"},

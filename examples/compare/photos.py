@@ -103,7 +103,7 @@ def bicubic(x: Tensor) -> Tensor:
 
 
 def student(path: Path) -> Method:
-    """A model of the compact family, the picture as a whole."""
+    """A model of the compact family, or a restorer of others: the picture as a whole."""
     layout: Any = {"memory_format": torch.channels_last}
     net = load_student(path).eval().requires_grad_(False).to(**layout)
     return lambda x: (net((x * 2 - 1).contiguous(memory_format=torch.channels_last)) + 1) / 2

@@ -16,7 +16,6 @@ from pathlib import Path
 import photos
 import torch
 from options import degraded, given, options, parser
-from peers import peer
 from photos import Method
 from tables import Rows, write_report
 
@@ -39,8 +38,7 @@ def arguments() -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     sets = (degraded(args) if args.hr else {}) | given(args)
     methods: dict[str, Method] = {"bicubic": photos.bicubic}
-    methods |= {name: peer(path) for name, path in args.peer}
-    methods |= {name: photos.student(path) for name, path in args.model}
+    methods |= {name: photos.student(path) for name, path in (*args.peer, *args.model)}
     measures = photos.scores(args.niqe, args.lpips)
 
     rows: Rows = []
