@@ -31,8 +31,11 @@ class RegressionConfig:
     t_student: int = 999
     """The index that the student is asked at; on the compact base the far end, its one-step slot."""
     weight_restored: float = 1.0
+    """The error to what the restorer makes."""
     weight_truth: float = 1.0
+    """The error to the photograph, where that is the target."""
     weight_means: float = 0.3
+    """The error of the means of 4x4 pixels to the photograph's."""
     truth_share: float = 0.0
     """Share of each batch, its first images, whose target is the photograph itself."""
 
