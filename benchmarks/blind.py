@@ -43,16 +43,20 @@ Box = tuple[int, int, int]
 def boxes(lq: Tensor, side: int, count: int) -> list[Box]:
     """`count` crops of [1, 3, h, w] that do not overlap, the most and the least detailed in turns.
 
-    Detail is the mean difference of neighbours, on a lattice of half crops. Fewer, if no more fit.
+    Detail is the mean difference of neighbours, on a lattice of half crops. Fewer, if no more fit. Nearly
+    black and nearly white crops, in which nothing is seen, are taken only where there are no others.
     """
     h, w = lq.shape[-2:]
     side = min(side, h, w)
     luma = lq.mean(dim=1, keepdim=True)
     change = F.pad(luma.diff(dim=2).abs(), (0, 0, 0, 1)) + F.pad(luma.diff(dim=3).abs(), (0, 1))
     places = [[*range(0, n - side, max(1, side // 2)), n - side] for n in (h, w)]
-    left = {
-        (y, x): float(change[..., y : y + side, x : x + side].mean()) for y, x in itertools.product(*places)
-    }
+    left, unseen = dict[tuple[int, int], float](), dict[tuple[int, int], float]()
+    for y, x in itertools.product(*places):
+        area = slice(y, y + side), slice(x, x + side)
+        seen = 0.1 < float(luma[0, 0][area].mean()) < 0.9
+        (left if seen else unseen)[y, x] = float(change[0, 0][area].mean())
+    left = left or unseen
     found: list[Box] = []
     while left and len(found) < count:
         y, x = (max, min)[len(found) % 2](left, key=left.__getitem__)

@@ -46,6 +46,9 @@ def test_crops_are_the_most_detailed_and_the_flattest(folder):
     lq = photos.read(folder / "lq" / "one.png")
     (_, detailed, side), (_, flat, _) = blind.boxes(lq, 16, 2)
     assert side == 16 and detailed >= 24 and flat + side <= 24
+    dark = torch.cat([torch.zeros(1, 3, 24, 48), lq], dim=3)
+    assert all(left >= 40 for _, left, _ in blind.boxes(dark, 16, 2))
+    assert blind.boxes(torch.zeros(1, 3, 20, 20), 16, 1) == [(0, 0, 16)]
     assert len(blind.boxes(lq, 16, 99)) == 3 and blind.boxes(lq, 200, 2)[0] == (0, 24, 24)
 
 
