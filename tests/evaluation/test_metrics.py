@@ -56,13 +56,14 @@ def noise(seed: int, *shape: int) -> Tensor:
 def test_psnr_and_ssim_are_the_recorded_ones(pair, protocol, border):
     image, reference = load(f"sr_{pair}.png"), load(f"gt_{pair}.png")
     recorded, name = VALUES[f"pair_{pair}"], RECORDED[protocol, border]
-    # one pixel in pair 0 lies on the rounding edge of ResShift's integer luma
-    tolerance = 1e-3 if protocol == "rounded" else 5e-6
+    tolerance = 1e-9 if protocol == "rounded" else 5e-6
+    if (protocol, border, pair) == ("rounded", 0, 0):
+        tolerance = 1e-3  # a luma between two integers, which ResShift's linear algebra rounds either way
     assert psnr_y(image, reference, protocol=protocol, border=border).item() == pytest.approx(
         recorded[name.format("psnr")], abs=tolerance
     )
     assert ssim_y(image, reference, protocol=protocol, border=border).item() == pytest.approx(
-        recorded[name.format("ssim")], abs=1e-6
+        recorded[name.format("ssim")], abs=min(tolerance, 1e-6)
     )
 
 
