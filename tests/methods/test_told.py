@@ -11,7 +11,15 @@ from torch import Tensor, nn
 from unistep.bases.compact.base import CompactBase
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.diffusion.denoiser import Batch, Cond, Denoiser, Features, Method
-from unistep.methods import METHODS, DFOSDConfig, OSEDiffConfig, SinSRConfig, TADSRConfig, TSDSRConfig
+from unistep.methods import (
+    METHODS,
+    DFOSDConfig,
+    OSEDiffConfig,
+    RegressionConfig,
+    SinSRConfig,
+    TADSRConfig,
+    TSDSRConfig,
+)
 
 CONFIGS: dict[str, Any] = {
     "tsdsr": TSDSRConfig(),
@@ -25,6 +33,7 @@ CONFIGS: dict[str, Any] = {
     "osediff": OSEDiffConfig(),
     "osediff plain": OSEDiffConfig(guidance=1.0),
     "sinsr": SinSRConfig("resshift", teacher_steps=2),
+    "regression": RegressionConfig(),
 }
 STUDENTS, PICTURES, NONE = 0.0, 1.0, -1.0
 """What a prompt is: the student's, the picture's, the null one."""
@@ -79,7 +88,7 @@ def test_everyone_but_the_student_is_told_what_the_picture_shows(name, monkeypat
         for n, value in ((1, STUDENTS), (2, PICTURES), (1, NONE))
     )
     calls = watched(method)
-    batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, null, told)
+    batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, null, told, restored=x_hq)
     z_hat = method.generate(batch)
     method.critic_loss(batch, z_hat.detach())
     method.generator_loss(batch, z_hat)
@@ -90,7 +99,9 @@ def test_everyone_but_the_student_is_told_what_the_picture_shows(name, monkeypat
         null_too = guided and where != "critic_loss" and not (name == "osediff" and role == "critic")
         wanted = {STUDENTS} if role == "student" else {PICTURES, NONE} if null_too else {PICTURES}
         assert prompts == wanted, (role, where)
-    others = {"tadsr": {"teacher", "features"}, "sinsr": {"teacher"}, "dfosd": {"critic"}}
+    others = {
+        "tadsr": {"teacher", "features"}, "sinsr": {"teacher"}, "dfosd": {"critic"}, "regression": set(),
+    }  # fmt: skip
     asked = others.get(name.split()[0], {"teacher", "critic"})
     assert {role for role, *_ in calls} == {"student", *asked}
 
