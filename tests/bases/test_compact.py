@@ -21,7 +21,7 @@ from unistep.bases.compact.network import (
     decode,
     encode,
 )
-from unistep.bases.compact.student import fold_slot
+from unistep.bases.compact.student import fold_slot, folded
 from unistep.diffusion.process import Process, ddpm, flow, residual_shift
 from unistep.errors import ConfigError
 from unistep.pixels.tiling import pad_to_multiple
@@ -185,6 +185,30 @@ def test_it_sees_at_most_56_pixels():
     left, right = student(x[..., : 64 + reach]), student(x[..., 64 - reach :])
     tiled = torch.cat([left[..., : 4 * 64], right[..., 4 * reach :]], dim=-1)
     torch.testing.assert_close(tiled, whole, atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_a_folded_network_is_the_slot():
+    """The same answer, a fifth fewer weights, and once folded it stays as it is."""
+    slot, x = folded(DENOISER), images(2, 3, 8, 12)
+    assert slot.config == CompactConfig((8, 12, 16), (2, 2, 3), folded=True)
+    cond = DENOISER.cond(x)
+    torch.testing.assert_close(slot.slot(cond), DENOISER.slot(cond), atol=1e-5, rtol=0)
+    assert torch.equal(folded(slot).slot(cond), slot.slot(cond))
+    assert torch.equal(fold_slot(slot)(x), decode(slot.slot(cond)))
+    assert sum(p.numel() for p in slot.parameters()) < 0.9 * sum(p.numel() for p in DENOISER.parameters())
+
+
+def test_a_folded_network_is_a_student_alone():
+    base = CompactBase(folded(DENOISER))
+    student = base.denoiser("student", "ddpm")
+    student(images(1, 48, 4, 4), torch.tensor([999]), base.cond(images(1, 3, 4, 4))).sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in student.parameters())
+    for role in ("teacher", "score", "critic"):
+        with pytest.raises(ConfigError, match=f"expected a network of all times as {role}, found a folded"):
+            base.denoiser(role, "ddpm")
+    with pytest.raises(ConfigError, match="found a folded"):
+        base.residual()
 
 
 def test_shapes_are_checked():

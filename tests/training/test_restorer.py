@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
 from unistep.errors import TrainingError, UnistepError
+from unistep.models.checkpoint import load_student
 from unistep.recipes.config import Run, override
 from unistep.recipes.recipes import recipe
 from unistep.students.restorers import SRVGGNetCompact
@@ -96,6 +97,22 @@ def test_the_weights_say_who_taught_them(run, data, tmp_path):
     assert header["run"]["train"]["restorer"] == "restorer.safetensors"
     assert header["history"][-1]["run"]["method"]["kind"] == "regression"
     assert read_header(tmp_path / "run" / STATE)["files"]["train.restorer"] == digest
+
+
+def test_a_folded_student_is_trained_used_and_no_teacher(run, data, tmp_path, start):
+    weights = fit(run("base.folded=true"), data, tmp_path / "run", quiet)
+    AcceleratorState._reset_state()
+    assert read_header(weights)["run"]["base"]["folded"] is True
+    before, after, x = load_student(start), load_student(weights), torch.rand(1, 3, 9, 7)
+    moved = (after(x) - before(x)).abs().max()
+    assert 0 < moved < 0.5  # it started from the slot of train.init
+    fit(run("base.folded=true", f"train.init={weights}"), data, tmp_path / "next", quiet)
+    AcceleratorState._reset_state()
+    with pytest.raises(UnistepError, match=r"train\.init .* set base\.widths, base\.blocks and base\.folded"):
+        fit(run("base.folded=false", f"train.init={weights}"), data, tmp_path / "other", quiet)
+    settings = [*TINY[:8], "base.folded=true", f"train.init={start}", "train.plain="]
+    with pytest.raises(UnistepError, match="found a folded one"):
+        fit(override(recipe("compact-tsdsr"), settings), data, tmp_path / "third", quiet)
 
 
 def test_a_run_goes_on_only_with_its_restorer(run, data, tmp_path):

@@ -1,5 +1,6 @@
 """The fidelity dial: 0 is the student, 1 the plain model, between them the network of the mixed weights."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ from tinies import load_denoiser
 
 from unistep import Upscaler
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
-from unistep.bases.compact.student import fold_slot
+from unistep.bases.compact.student import fold_slot, folded
 from unistep.command.cli import main
 from unistep.errors import ConfigError, ModelError
 from unistep.models import checkpoint
@@ -75,6 +76,19 @@ def test_between_them_the_weights_are_mixed_before_they_are_folded(pair, x, f):
     assert all(t.dtype == torch.float32 and not t.requires_grad for t in found.parameters())
     blend = (1 - f) * load_student(pair.student)(x) + f * load_student(pair.teacher)(x)
     assert not torch.allclose(found(x), blend, atol=1e-3)  # two calls would give something else
+
+
+@pytest.mark.parametrize("f", [0.0, 0.4, 1.0])
+def test_a_folded_student_is_mixed_with_its_plain_model_folded(pair, x, f):
+    torch.manual_seed(3)
+    net = CompactDenoiser(dataclasses.replace(SMALL, folded=True))
+    header = {"run": Run("toy", base=net.config).to_dict(), "plain": plain(pair.teacher)}
+    save_weights(pair.student, net.state_dict(), header, torch.float32)
+    theta, theta_plain = net.state_dict(), folded(load_denoiser(pair.teacher)[0]).state_dict()
+    net.load_state_dict({name: (1 - f) * theta[name] + f * theta_plain[name] for name in theta})
+    assert torch.allclose(load_student(pair.student, f)(x), fold_slot(net)(x), atol=1e-5)
+    if f == 1:
+        torch.testing.assert_close(load_student(pair.student, f)(x), load_student(pair.teacher)(x))
 
 
 @pytest.mark.parametrize("f", [None, 0, 0.5, 1])

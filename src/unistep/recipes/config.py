@@ -24,7 +24,7 @@ CHOICES = {
     "features": ("teacher", *featurenets.NETWORKS),
 }
 
-LATER = (("train", "restorer", ""), ("data", "uses", 1))
+LATER = (("train", "restorer", ""), ("data", "uses", 1), ("base", "folded", False))
 """Settings that came after others, and what earlier runs did: those keep the tables that they had."""
 
 BaseConfig = Any
@@ -115,7 +115,7 @@ class Run:
         table["base"]["kind"] = kind(self.base)
         table["method"]["kind"] = kind(self.method)
         for section, name, default in LATER:
-            if table[section][name] == default:
+            if table[section].get(name) == default:
                 del table[section][name]
         return table
 

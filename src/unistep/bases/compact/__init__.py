@@ -14,7 +14,7 @@ from ..face import Face, Source, Sources, Tiny
 from ..prompts import Prompts
 from .base import CompactBase
 from .network import CompactConfig, CompactDenoiser
-from .student import fold_slot, mix, open_network
+from .student import fold_slot, folded, mix, open_network
 
 
 class CompactFace(Face):
@@ -40,10 +40,11 @@ class CompactFace(Face):
                 net = open_network(source.path, source.header, read_tensors(source.path))
             except ModelError as error:
                 raise ModelError(f"{setting}: {error}") from error
+            net = folded(net) if config.folded else net
             if net.config != config and setting != "train.critic_init":
                 raise ConfigError(
                     f"expected {setting} to hold a network of {config}, found {net.config}: "
-                    "set base.widths and base.blocks"
+                    "set base.widths, base.blocks and base.folded"
                 )
             opened[setting] = net
         denoiser = opened.get("train.init") or CompactDenoiser(config)
@@ -71,6 +72,8 @@ class CompactFace(Face):
         denoiser = open_network(path, header, tensors)
         if fidelity and (file := plain()):
             other = open_network(file, read_header(file), read_tensors(file))
+            if denoiser.config.folded or other.config.folded:
+                denoiser, other = folded(denoiser), folded(other)
             if other.config != denoiser.config:
                 raise ModelError(
                     f"{path}: expected its plain model {file} to have the same shape, found another"

@@ -78,8 +78,16 @@ class CompactBase(Plainly):
         return VIEWS[view]()
 
     def network(self, role: str) -> CompactDenoiser:
-        """A copy of the pretrained network, channels last: the layout in which convolutions are quickest."""
+        """A copy of the pretrained network, channels last: the layout in which convolutions are quickest.
+
+        Raises ConfigError for a folded one in another role than the student's.
+        """
         source = self.critic if role == "critic" else self.pretrained
+        if source.config.folded and role != "student":
+            raise ConfigError(
+                f"expected a network of all times as {role}, found a folded one, which knows one step alone: "
+                "set base.folded=false"
+            )
         copy = CompactDenoiser(source.config)
         copy.load_state_dict(source.state_dict())
         copy.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -89,7 +97,11 @@ class CompactBase(Plainly):
         return self.network(role).clock(self.process(view))
 
     def residual(self) -> Residual:
-        """The network itself, trainable, for pre-training (`methods/teacher.py`)."""
+        """The network itself, trainable, for pre-training (`methods/teacher.py`).
+
+        Raises ConfigError for a folded one.
+        """
+        self.network("teacher")
         return Residual(self.network("student"))
 
     def features(self, role: str, view: str) -> Taps:

@@ -1,5 +1,6 @@
 """The compact model at use: read from its file, mixed with a plainer one, folded into one step."""
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,9 +19,12 @@ def open_network(path: Path, header: Mapping[str, Any], tensors: Mapping[str, Te
     """The network in the file `path` (float32, evaluation mode). Raises ModelError for another file's."""
     try:
         shape = {key: value for key, value in header["run"]["base"].items() if key != "kind"}
-        if not shape.keys() <= {"widths", "blocks"}:
+        if not shape.keys() <= {"widths", "blocks", "folded"}:
             raise ValueError(f"unknown settings: {', '.join(sorted(shape))}")
-        denoiser = CompactDenoiser(CompactConfig(**{key: whole(value) for key, value in shape.items()}))
+        if type(folded := shape.pop("folded", False)) is not bool:
+            raise ValueError(f"expected folded to be true or false, found {folded}")
+        sizes = {key: whole(value) for key, value in shape.items()}
+        denoiser = CompactDenoiser(CompactConfig(**sizes, folded=folded))
         denoiser.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError, ConfigError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -64,8 +68,8 @@ class CompactStudent(nn.Module):
 def mix(student: CompactDenoiser, plain: CompactDenoiser, fidelity: float) -> CompactDenoiser:
     """A new network, (1 - fidelity) theta_student + fidelity theta_plain; exactly one of them at 0 and at 1.
 
-    Where the student was fine-tuned from `plain`, the networks between them work too (network interpolation:
-    ESRGAN, Wang et al. 2018, arXiv 1809.00219, Sec. 3.4).
+    Both folded, or neither. Where the student was fine-tuned from `plain`, the networks between them work too
+    (network interpolation: ESRGAN, Wang et al. 2018, arXiv 1809.00219, Sec. 3.4).
     """
     theta, mixed = plain.state_dict(), CompactDenoiser(student.config)
     mixed.load_state_dict(
@@ -74,7 +78,16 @@ def mix(student: CompactDenoiser, plain: CompactDenoiser, fidelity: float) -> Co
     return mixed
 
 
+def folded(denoiser: CompactDenoiser) -> CompactDenoiser:
+    """A new network of the one-step slot alone: time folded, noise inputs removed, output scaled to r_0."""
+    made = CompactDenoiser(dataclasses.replace(denoiser.config, folded=True))
+    if denoiser.config.folded:
+        made.load_state_dict(denoiser.state_dict())
+    else:
+        made.net = fold(denoiser.net, math.inf, slice(48, 51), SIGMA_DATA)
+    return made.eval()
+
+
 def fold_slot(denoiser: CompactDenoiser, info: dict[str, Any] | None = None) -> CompactStudent:
-    """The teacher's one-step slot as a student: time folded, noise inputs removed, output scaled to r_0."""
-    net = fold(denoiser.net, math.inf, slice(48, 51), SIGMA_DATA)
-    return CompactStudent(net, info).eval().requires_grad_(False)
+    """The one-step slot of `denoiser` as a student."""
+    return CompactStudent(folded(denoiser).net, info).eval().requires_grad_(False)
