@@ -595,11 +595,11 @@ def test_help_is_light_and_names_what_there_is() -> None:
 
 def test_degrade_and_train_hand_over(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[object] = []
-    pairs = types.ModuleType("unistep.data.pairs")
+    pairs = types.ModuleType("unistep.data.write")
     pairs.__dict__["write_pairs"] = lambda *a, report, **k: calls.append((a, k)) or k["seed"]
     trainer = types.ModuleType("unistep.training.loop")
     trainer.__dict__["main"] = lambda *a, report, tick, **k: calls.append((a, k))
-    monkeypatch.setitem(sys.modules, "unistep.data.pairs", pairs)
+    monkeypatch.setitem(sys.modules, "unistep.data.write", pairs)
     monkeypatch.setitem(sys.modules, "unistep.training.loop", trainer)
     assert run("degrade", "in", "out", "--preset", "light", "--seed", "3")[0] == 1, "three files failed"
     assert run("degrade", "in", "out")[0] == 0
@@ -618,9 +618,9 @@ def test_a_defect_is_one_line(run: Run, monkeypatch: pytest.MonkeyPatch) -> None
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError("two\nlines")
 
-    pairs = types.ModuleType("unistep.data.pairs")
+    pairs = types.ModuleType("unistep.data.write")
     pairs.__dict__["write_pairs"] = fail
-    monkeypatch.setitem(sys.modules, "unistep.data.pairs", pairs)
+    monkeypatch.setitem(sys.modules, "unistep.data.write", pairs)
     code, _, err = run("degrade", "in", "out")
     assert code == 1
     assert err.startswith("unistep: ZeroDivisionError: two lines")

@@ -16,7 +16,9 @@ from PIL import Image
 
 from unistep.data import sources
 from unistep.data.degrade import DEGRADATIONS, degrade
-from unistep.data.pairs import DataConfig, Pairs, Photographs, batches, load_rgb, write_pairs
+from unistep.data.pairs import DataConfig, Pairs, Photographs, batches
+from unistep.data.sources import load_rgb
+from unistep.data.write import write_pairs
 from unistep.errors import ConfigError, DataError, ImageError
 from unistep.recipes.config import Run
 from unistep.training import progress

@@ -91,7 +91,7 @@ def degrade(
     seed: Annotated[int, option("The same seed gives the same pairs. Default: 0.")] = 0,
 ) -> int:
     """Make training pairs: OUT/hr and OUT/lr, as PNG."""
-    from unistep.data.pairs import write_pairs
+    from unistep.data.write import write_pairs
 
     return FAILED if write_pairs(source, out, preset=preset, seed=seed, report=say) else DONE
 

@@ -102,7 +102,10 @@ def prepare(
     negative: Annotated[Path | None, option("The same for base.negative.", metavar="FOLDER")] = None,
     strict: Annotated[bool, option(f"{STRICT}, as data.strict=true.")] = False,
 ) -> int:
-    """Cut photographs, encode them and their texts, once for all training runs."""
+    """Cut photographs, encode them and their texts, once for all training runs.
+
+    For a recipe with train.restorer: make whole pairs with its results, data.draws of each crop.
+    """
     from unistep.training.prepare import main
 
     live = Live()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from . import ready
 from .pairs import Pairs, Samples
 
 WINDOW = 240
@@ -42,7 +43,7 @@ class Again(Dataset[Any]):
         missing = list(dict.fromkeys(index for index, _ in places if index not in self.kept))
         if missing:
             made = self.pairs.__getitems__([index - self.pairs.start for index in missing])
-            if self.restore is not None and made.x_lq is not None:
+            if self.restore is not None and made.x_lq is not None and made.restored is None:
                 made = made._replace(restored=self.restore(made.x_lq))
             self.kept |= {index: _row(made, i) for i, index in enumerate(missing)}
         rows = [turned(self.kept[index], self.turn(time)) for index, time in places]
@@ -67,11 +68,7 @@ def turned(row: Samples, turn: int) -> Samples:
     if row.z_hq is not None or not turn:
         return row
 
-    def one(x: Tensor) -> Tensor:
-        x = torch.rot90(x, turn % 4, dims=(2, 3))
-        return x.flip(3) if turn >= 4 else x
-
-    return Samples._make(one(part) if isinstance(part, Tensor) else part for part in row)
+    return Samples._make(ready.turned(part, turn) if isinstance(part, Tensor) else part for part in row)
 
 
 def _row(samples: Samples, i: int) -> Samples:

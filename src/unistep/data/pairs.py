@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError, DataError, UnistepError, check_range
-from ..image import Picture, write_image
+from ..errors import ConfigError, DataError, check_range
 from .degrade import DEGRADATIONS, Draw, degrade, without_grey
 from .degrade import preset as named
+from .ready import is_ready, ready
 from .shards import INDEX, Crop, crops
 from .skipping import Report, each, ignore
 from .sources import (
@@ -27,7 +27,6 @@ from .sources import (
     Photo,
     content,
     image_files,
-    load_rgb,
     members,
     refuse_pairs,
     text_of,
@@ -56,6 +55,8 @@ class DataConfig:
     """Tell teacher, score and critic what each image shows: NAME.txt beside NAME.png."""
     holdout: float = 0.06
     """Share of the photographs (never of the crops) that is kept out of training."""
+    draws: int = 1
+    """How many pairs `unistep prepare` makes of each crop, where it makes pairs; each degraded otherwise."""
     uses: int = 1
     """How often each pair is used, turned otherwise each time: where making it costs much (`data.again`)."""
     workers: int = 1
@@ -88,7 +89,7 @@ class DataConfig:
         if not 0 <= self.holdout < 1:
             raise ConfigError(f"expected data.holdout to be from 0 to less than 1, found {self.holdout}")
         check_range("data", self, "workers memory", 0)
-        check_range("data", self, "shard uses", 1)
+        check_range("data", self, "shard draws uses", 1)
         for name, known in (("degrade_on", PLACES), ("latents", LATENTS)):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"expected data.{name} to be {' or '.join(known)}, found “{value}”")
@@ -127,11 +128,19 @@ class Photographs:
             photograph = photo.photograph if isinstance(photo, Crop) else groups.get(file, name)
             self.photograph[photo] = photograph
             fraction = int.from_bytes(hashlib.sha256(photograph.encode()).digest()[:8], "big") / 2**64
-            (self.held_out if fraction < holdout else self.train).append(photo)
+            if fraction >= holdout:
+                self.train.append(photo)
+            elif not is_ready(photo) or name.endswith("#0"):  # scored once, however often it was degraded
+                self.held_out.append(photo)
         if not self.train:
             raise DataError(
                 f"{folder}: all {len(self.names)} images fell into the hold-out of {holdout}: lower it"
             )
+
+    @property
+    def ready(self) -> bool:
+        """Whether they are pairs with the results of a restorer, which is then not asked again."""
+        return is_ready(self.train[0])
 
     def _groups(self) -> dict[str, str]:
         manifest = self.folder / "manifest.csv"
@@ -233,7 +242,7 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
     """(x_lq [3, h, w], x_hq [3, scale h, scale w]) in [-1, 1] for every index, all seeded.
 
     Photographs are cropped, mirrored, turned and degraded; prepared crops, whose latents are fixed, degraded
-    alone. Raises DataError for images smaller than the crop.
+    alone; prepared pairs mirrored and turned alone. Raises DataError for images smaller than the crop.
     """
 
     def __init__(
@@ -283,19 +292,22 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return self.length
 
     def __getitem__(self, offset: int) -> tuple[Tensor, Tensor]:
-        x_lq, x_hq = self.degraded(self._chosen([offset]))
+        samples = self._chosen([offset])
+        x_lq, x_hq = self.degraded(samples) if samples.x_lq is None else (samples.x_lq, samples.x_hq)
         return x_lq[0], x_hq[0]
 
     def __getitems__(self, offsets: list[int]) -> Samples:
         """The samples of a batch, which a DataLoader asks for at once."""
         samples = self._chosen(offsets)
-        if self.config.degrade_on == "device":
+        if self.config.degrade_on == "device" or samples.x_lq is not None:
             return samples
         x_lq, x_hq = self.degraded(samples)
         return samples._replace(x_lq=x_lq, x_hq=x_hq)
 
     def _chosen(self, offsets: list[int]) -> Samples:
-        """What the seed decides before the degradation."""
+        """What the seed decides before the degradation; all of it, of pairs that are ready."""
+        if is_ready(self.files[0]):
+            return self._ready(offsets)
         patch, images, latents, texts, presets = self.config.patch, [], [], [], []
         indices = [self.start + offset for offset in offsets]
         for index in indices:
@@ -315,6 +327,18 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
             presets.append(self.names[draw.pick(self.shares)])
         z_hq = torch.stack(latents) if latents else None
         return Samples(None, torch.stack(images), z_hq, texts, presets, indices)
+
+    def _ready(self, offsets: list[int]) -> Samples:
+        """Prepared pairs, turned by the seed. Which preset made one, nothing asks any more."""
+        indices, rows, turns = [self.start + offset for offset in offsets], [], []
+        for index in indices:
+            draw = Draw(self.seed, index)
+            rows.append(self.files[draw.integer(len(self.files))])
+            quarters = draw.integer(4)
+            turns.append((quarters if self.config.rotations else 0) + 4 * draw.chance(0.5))
+        texts = [text_of(row) if self.config.prompts else None for row in rows]
+        x_lq, x_hq, restored = ready(rows, turns)
+        return Samples(x_lq, x_hq, None, texts, [""] * len(rows), indices, restored)
 
     def degraded(self, samples: Samples, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
         """x_lq and x_hq of the samples, made on `device`."""
@@ -345,47 +369,3 @@ def batches(pairs: Dataset[tuple[Tensor, Tensor]], batch: int, workers: int) -> 
 def _whole(samples: Any) -> Any:
     """A batch is put together where its samples are chosen."""
     return samples
-
-
-def write_pairs(
-    source: Path, out: Path, preset: str = "realesrgan", seed: int = 0, report: Report = print
-) -> int:
-    """`unistep degrade`: writes out/hr/NAME.png and out/lr/NAME.png for each image; returns how many failed.
-
-    `source` is an image or a folder, whose folders are mirrored (without `out`, should it lie inside). The
-    place in the sorted list is the image's index, so the same command makes the same pairs. The ground truth
-    is cropped to a multiple of the scale. An image that fails is reported and skipped. Raises DataError for a
-    source without images, ConfigError for an unknown preset.
-    """
-    params = named(preset)
-    files, root = ([source], source.parent) if source.is_file() else (image_files(source), source)
-    files = [file for file in files if out.resolve() not in file.resolve().parents]
-    if not files:
-        raise DataError(f"{source}: expected images outside of {out}, where the pairs go, found none there")
-    taken: dict[Path, Path] = {}
-    failed = 0
-    for index, file in enumerate(files):
-        name = file.relative_to(root).with_suffix(".png")
-        try:
-            first = taken.setdefault(name, file)
-            if first != file:
-                raise DataError(
-                    f"{file}: its pair would have the name of {first}'s, {name}: rename one of them"
-                )
-            x = load_rgb(file)[None].float() / 255
-            h, w = (side // params.scale * params.scale for side in x.shape[-2:])
-            if not (h and w):
-                raise DataError(
-                    f"{file}: expected at least {params.scale} pixels on each side, "
-                    f"found {x.shape[3]}x{x.shape[2]}"
-                )
-            x_lq, x_hq = degrade(x[..., :h, :w], params, seed=seed, indices=[index])
-            for folder, image in (("hr", x_hq), ("lr", x_lq)):
-                target = out / folder / name
-                target.parent.mkdir(parents=True, exist_ok=True)
-                write_image(target, Picture(image[0].permute(1, 2, 0).contiguous().numpy()))
-        except (UnistepError, OSError) as error:
-            failed += 1
-            report(str(error))
-    report(f"{len(files) - failed} pairs in {out}" + (f", {failed} failed" if failed else ""))
-    return failed

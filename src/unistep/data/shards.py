@@ -1,7 +1,8 @@
-"""Prepared data: crops with their latents in safetensors shards, and the index that names them.
+"""Prepared data: crops with their latents, or whole pairs, in safetensors shards, and their index.
 
-A shard holds x_hq [n, 3, patch, patch] uint8 and z_hq [n, C, h, w]. `index.json` is written last: it says
-what made the latents, and of every shard the SHA-256, the count and the names.
+A shard holds x_hq [n, 3, patch, patch] uint8 and either z_hq [n, C, h, w], or x_lq [n, 3, patch / scale,
+patch / scale] and restored, as large as x_hq, both uint8. `index.json` is written last: it says what made
+the rows, and of every shard the SHA-256, the count and the names.
 """
 
 import contextlib
@@ -23,25 +24,52 @@ from .skipping import Report, each
 INDEX, PROMPTS = "index.json", "prompts"
 """The index of a prepared data set, and its folder of prompts' embeddings."""
 FORMAT = 1
+LATENTS = ("base", "sha256", "patch", "usm_sharpen", "latents")
+"""What determines crops with latents, and stands in their index."""
 
 
 @dataclass(frozen=True)
 class Made:
-    """What determines crops and latents, beside the photographs."""
+    """What determines the rows, beside the photographs."""
 
     base: str
-    """Kind of the base whose encoder made them."""
+    """Kind of the base whose encoder made the latents; empty for pairs, which no encoder sees."""
     sha256: str
-    """Of that base."""
+    """Of that base; empty for pairs."""
     patch: int
     usm_sharpen: bool
     latents: str
-    """fp32 or fp16: how they are stored."""
+    """fp32 or fp16: how they are stored; empty for pairs."""
+    restorer: str = ""
+    """SHA-256 of the network whose results are the targets of pairs; empty for latents."""
+    degradations: tuple[tuple[str, float], ...] = ()
+    """(preset, share) of pairs, in the order of DEGRADATIONS."""
+    seed: int = 0
+    """What the degradations of pairs were drawn from."""
+    draws: int = 1
+    """How many pairs each crop was made into."""
+
+    @property
+    def pairs(self) -> bool:
+        """Whether rows are whole pairs with their targets, instead of crops with their latents."""
+        return bool(self.restorer)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; those of latents are what they were before there were pairs."""
+        table = asdict(self)
+        return table if self.pairs else {key: table[key] for key in LATENTS}
+
+    @classmethod
+    def from_dict(cls, table: Mapping[str, Any]) -> "Made":
+        """What `to_dict` gave, from JSON. Raises ValueError or TypeError for another table."""
+        plain = {**table}
+        shares = tuple((str(name), float(share)) for name, share in plain.pop("degradations", ()))
+        return cls(**plain, degradations=shares)
 
 
 @dataclass(frozen=True)
 class Crop:
-    """One crop of a photograph, with its latent: a row of a shard."""
+    """One crop of a photograph, with its latent or as a pair: a row of a shard."""
 
     made: Made
     shard: Path
@@ -49,7 +77,7 @@ class Crop:
     """Of the shard."""
     row: int
     name: str
-    """PHOTOGRAPH'S NAME@TOP,LEFT"""
+    """PHOTOGRAPH'S NAME@TOP,LEFT; of the k-th pair of a crop, from 0, #k follows."""
     photograph: str
     """What it is held out with."""
     text: str | None
@@ -59,10 +87,14 @@ class Crop:
         return f"{self.shard}: {self.name}"
 
     def read(self, tensor: str) -> Tensor:
-        """ "x_hq" or "z_hq" of this crop. Raises DataError."""
+        """A tensor of this row, as it is stored. Raises DataError."""
+        [found] = self.read_all(tensor)
+        return found
+
+    def read_all(self, *tensors: str) -> list[Tensor]:
+        """Several tensors of this row. Raises DataError."""
         with _opened(self.shard) as file:
-            row: Tensor = file.get_slice(tensor)[self.row]
-            return row
+            return [file.get_slice(tensor)[self.row] for tensor in tensors]
 
 
 def save_shard(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -93,7 +125,7 @@ def save_index(
 ) -> None:
     """Writes the index, atomically. Each of `shards`: file, sha256, count, names, photographs, texts."""
     with atomic_write(folder / INDEX) as file:
-        table = {"format": FORMAT, "made": asdict(made), "shards": shards, **more}
+        table = {"format": FORMAT, "made": made.to_dict(), "shards": shards, **more}
         file.write(json.dumps(table, indent=1, sort_keys=True).encode())
 
 
@@ -103,7 +135,7 @@ def read_index(folder: Path) -> tuple[Made, list[dict[str, Any]]]:
         table = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if table["format"] != FORMAT:
             raise ValueError(f"format {table['format']}")
-        made = Made(**table["made"])
+        made = Made.from_dict(table["made"])
         for shard in table["shards"]:
             lists = [shard[key] for key in ("names", "photographs", "texts")]
             if not all(isinstance(x, str) for x in (shard["sha256"], *lists[0], *lists[1])):

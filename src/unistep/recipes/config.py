@@ -24,7 +24,7 @@ CHOICES = {
     "features": ("teacher", *featurenets.NETWORKS),
 }
 
-LATER = (("train", "restorer", ""), ("data", "uses", 1), ("base", "folded", False))
+LATER = (("train", "restorer", ""), ("data", "uses", 1), ("data", "draws", 1), ("base", "folded", False))
 """Settings that came after others, and what earlier runs did: those keep the tables that they had."""
 
 BaseConfig = Any

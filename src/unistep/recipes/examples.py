@@ -4,8 +4,9 @@ TRAIN = """Examples:
   unistep train compact-teacher --data photos --out run --set train.steps=1000
   unistep train tsdsr-sd3 --plan
   accelerate launch -m unistep train tsdsr-sd3 --data photos --out run"""
-PREPARE = """Example:
-  unistep prepare tsdsr-sd3 --data photos --out crops --crops 4"""
+PREPARE = """Examples:
+  unistep prepare tsdsr-sd3 --data photos --out crops --crops 4
+  unistep prepare compact-distilled --data photos --out pairs --set train.restorer=r.safetensors"""
 EXPORT = """Example:
   unistep export run student.safetensors --authors tsdsr"""
 PULL = """Examples:

@@ -6,6 +6,7 @@ with a share of its images, it does with the same images however the batch is cu
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch.utils.data import Subset
@@ -13,12 +14,14 @@ from torch.utils.data import Subset
 from ..bases import face_of
 from ..bases.face import wordless
 from ..data.again import Again
+from ..data.degrade import preset
 from ..data.pairs import Pairs, batches
-from ..data.shards import Crop
+from ..data.shards import Crop, Made
 from ..diffusion.denoiser import Batch
 from ..errors import ConfigError, DataError
-from ..recipes.config import TrainConfig
+from ..recipes.config import TrainConfig, kind
 from .opening import Opened
+from .targets import check_scale
 
 
 def forwards(t: TrainConfig, world: int = 1) -> int:
@@ -68,26 +71,19 @@ def make_batches(
 
 
 def check(opened: Opened, pairs: Pairs) -> None:
-    """Raises ConfigError for another scale than the base's, DataError for latents of another base."""
+    """Raises ConfigError for another scale than the base's, DataError for prepared data of another run."""
     run, base = opened.run, face_of(opened.run.base)
-    if run.data.scale != opened.base.scale:
-        raise ConfigError(
-            f"expected data.degradations of scale {opened.base.scale}, the base's, found {run.data.scale} "
-            f"({', '.join(run.data.degradations)}): take others"
-        )
+    check_scale(run, opened.base.scale)
     if run.data.prompts and base.text is None:
         raise wordless(base.name)
     photo = pairs.files[0]
     if not isinstance(photo, Crop):
         return
     made, folder = photo.made, photo.shard.parent
-    init = opened.sources.get("train.init")
-    name, sha256 = base.name, init.sha256 if init else ""
-    if (made.base, made.sha256) != (name, sha256):
-        raise DataError(
-            f"{folder}: expected latents of the base {name} with sha256 {sha256 or '-'}, found latents of "
-            f"another model ({made.base}, {made.sha256 or '-'}): prepare the data with this base"
-        )
+    if made.pairs:
+        check_targets(opened, made, folder)
+    else:
+        check_latents(opened, made, folder)
     for setting in ("patch", "usm_sharpen"):
         wanted, found = getattr(run.data, setting), getattr(made, setting)
         if wanted != found:
@@ -95,6 +91,39 @@ def check(opened: Opened, pairs: Pairs) -> None:
                 f"{folder}: expected data.{setting} {wanted}, found data prepared with {found}: set "
                 f"data.{setting}={str(found).lower()}, or prepare them again"
             )
+
+
+def check_latents(opened: Opened, made: Made, folder: Path) -> None:
+    """Raises DataError for latents of another base."""
+    init = opened.sources.get("train.init")
+    name, sha256 = kind(opened.run.base), init.sha256 if init else ""
+    if (made.base, made.sha256) != (name, sha256):
+        raise DataError(
+            f"{folder}: expected latents of the base {name} with sha256 {sha256 or '-'}, found latents of "
+            f"another model ({made.base}, {made.sha256 or '-'}): prepare the data with this base"
+        )
+
+
+def check_targets(opened: Opened, made: Made, folder: Path) -> None:
+    """Raises DataError for pairs that the run cannot learn from, or whose targets another file made."""
+    run, restorer = opened.run, opened.sources.get("train.restorer")
+    if restorer is None:
+        raise DataError(
+            f"{folder}: expected photographs, or crops with latents, for {run.name}, whose method learns "
+            "from no restorer, found pairs with a restorer's targets: prepare the data with this recipe"
+        )
+    if made.restorer != restorer.sha256:
+        raise DataError(
+            f"{folder}: expected targets of train.restorer {restorer.path} with sha256 {restorer.sha256}, "
+            f"found targets made by another file than the one named ({made.restorer}): name that one, or "
+            "prepare the data again"
+        )
+    scales = {preset(name).scale for name, _ in made.degradations}
+    if scales != {opened.base.scale}:
+        raise DataError(
+            f"{folder}: expected pairs of scale {opened.base.scale}, the base's, found scale "
+            f"{', '.join(map(str, sorted(scales)))}: prepare the data with this recipe"
+        )
 
 
 def _made(opened: Opened, pairs: Pairs, device: torch.device, rank: int, world: int) -> Iterator[Batch]:
@@ -113,7 +142,7 @@ def _made(opened: Opened, pairs: Pairs, device: torch.device, rank: int, world: 
             cond = base.cond(x_lq)
             told = [default if text is None else text for text in samples.texts]
             cond_hq = base.told(cond, told) if run.data.prompts else None
-            restored = samples.restored
+            restored = None if samples.restored is None else samples.restored.to(device)
             if restore is not None and restored is None:
                 restored = restore(x_lq)
             batch = Batch(x_lq, x_hq, z_hq, cond, base.null(cond), cond_hq, restored)

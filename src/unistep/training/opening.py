@@ -42,6 +42,7 @@ class Opened:
     sources: Sources
     base: Base
     restore: "Restore | None" = None
+    """The network of train.restorer; None where the data hold its results already."""
 
     @property
     def digests(self) -> dict[str, str]:
@@ -142,7 +143,9 @@ def open_run(
         prompts.fill([run.base.prompt, run.base.negative, *told])
     made = base.open(run.base, sources, device, prompts)
     restorer = sources.get("train.restorer")
-    restore = None if restorer is None else Restore(restorer, made.scale, device, run.train.precision)
+    restore = None
+    if restorer is not None and not (photographs and photographs.ready):
+        restore = Restore(restorer, made.scale, device, run.train.precision)
     return Opened(run, sources, made, restore)
 
 

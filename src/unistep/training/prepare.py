@@ -1,5 +1,6 @@
 """`unistep prepare`: photographs cut into crops, with their latents and prompts, once for all epochs.
 
+For a method that learns from a restorer the crops become whole pairs, with its results, instead (`targets`).
 What each shard is to hold is decided before the first is made, by names, sizes and bytes of the photographs.
 So a prepare that was killed goes on with the next shard, and ends in the same bytes.
 """
@@ -7,7 +8,7 @@ So a prepare that was killed goes on with the next shard, and ends in the same b
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..atomic import remove_leftovers
 from ..bases import face_of
-from ..bases.face import wordless
+from ..bases.face import Sources, wordless
 from ..data.filters import usm_sharpen
 from ..data.pairs import Photographs
 from ..data.shards import INDEX, PROMPTS, Crop, Made, digest, read_index, save_index, save_shard, shard_header
@@ -26,9 +27,10 @@ from ..data.sources import Photo, content, large_enough, load_rgb, size_of, text
 from ..diffusion.denoiser import Base
 from ..errors import ConfigError, DataError
 from ..models.authors import read_any
-from ..recipes.config import Run, kind, override
+from ..recipes.config import Run, kind, method_of, override
 from ..recipes.recipes import recipe
 from .opening import find, open_prompts, open_run
+from .targets import check_scale, make_pairs, shares
 
 ENCODED = 4
 """Crops that the encoder sees at once; always the same, since sums are rounded by it."""
@@ -42,7 +44,7 @@ class Cut:
 
     photo: Photo
     name: str
-    """PHOTOGRAPH'S NAME@TOP,LEFT"""
+    """PHOTOGRAPH'S NAME@TOP,LEFT, and #k for the k-th of the pairs that are made of it."""
     sha256: str
     """Of the photograph's file."""
     top: int
@@ -62,9 +64,10 @@ def grid(width: int, height: int, patch: int) -> list[tuple[int, int]]:
 def plan(photographs: Photographs, run: Run, most: int | None, report: Report) -> list[Cut]:
     """Every crop of every photograph; or of each the `most` that a hash of their names puts first.
 
+    Each stands data.draws times in the list where it is to become pairs.
     Photographs that cannot be used are left out as `each` says.
     """
-    patch = run.data.patch
+    patch, draws = run.data.patch, range(run.data.draws) if method_of(run).restores else None
 
     def cuts(photo: Photo) -> list[Cut]:
         assert not isinstance(photo, Crop)
@@ -77,7 +80,8 @@ def plan(photographs: Photographs, run: Run, most: int | None, report: Report) -
             Cut(photo, f"{name}@{top},{left}", sha256, top, left) for top, left in grid(width, height, patch)
         ]
         kept = sorted(own, key=lambda cut: hashlib.sha256(cut.name.encode()).digest())[:most]
-        return [cut for cut in own if cut in kept]
+        own = [cut for cut in own if cut in kept]
+        return own if draws is None else [replace(cut, name=f"{cut.name}#{k}") for cut in own for k in draws]
 
     every = each(photographs.names, cuts, "images", run.data.strict, report)
     return [cut for own in every for cut in own]
@@ -86,7 +90,7 @@ def plan(photographs: Photographs, run: Run, most: int | None, report: Report) -
 def prepare(
     run: Run, data: Path, out: Path, most: int | None = None, report: Report = print, tick: Tick | None = None
 ) -> Path:
-    """Writes crops, latents and embeddings of the photographs of `data` for `run` into `out`.
+    """Writes crops with latents, or pairs, and embeddings of the photographs of `data` for `run` into `out`.
 
     What is there and whole is kept. Returns the index. Raises DataError if `out` holds a data set that was
     made otherwise, ConfigError, ModelError.
@@ -97,14 +101,17 @@ def prepare(
     photographs = Photographs(data, 0.0, run.data.strict, report)
     if photographs.prepared:
         raise DataError(f"{data}: expected photographs, found a data set that is prepared: train with it")
-    d, sources = run.data, find(run)
-    init = sources.get("train.init")
-    made = Made(kind(run.base), init.sha256 if init else "", d.patch, d.usm_sharpen, d.latents)
+    size, sources = run.data.shard, find(run)
+    made = determined(run, sources)
     listed = _before(out, made)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    base = open_run(run, device, photographs, sources).base
+    # Targets are made in full precision: "auto" would mean another one on another machine.
+    exact = replace(run, train=replace(run.train, precision="fp32"))
+    opened = open_run(exact, device, photographs, sources)
+    if made.pairs:
+        check_scale(run, opened.base.scale)
     cuts = plan(photographs, run, most, report)
-    shards = [cuts[i : i + d.shard] for i in range(0, len(cuts), d.shard)]
+    shards = [cuts[i : i + size] for i in range(0, len(cuts), size)]
     out.mkdir(parents=True, exist_ok=True)
     remove_leftovers(out)
     entries = []
@@ -113,7 +120,11 @@ def prepare(
         contents = _contents(made, part)
         if not _whole(path, contents, listed.get(path.name)):
             (out / INDEX).unlink(missing_ok=True)  # it would name bytes that are about to go
-            tensors, rows = _made(base, part, run, f"images of {path.name}", report)
+            x_hq, rows = _cropped(part, run, f"images of {path.name}", report)
+            if opened.restore is None:
+                tensors = _with_latents(opened.base, x_hq, run)
+            else:
+                tensors = make_pairs(x_hq, [i * size + row for row in rows], run, opened.restore, device)
             save_shard(path, tensors, {"contents": contents, "rows": rows})
         entries.append(_entry(path, photographs, part, run))
         line = f"{i + 1}/{len(shards)} shards"
@@ -126,8 +137,23 @@ def prepare(
     save_index(out, made, entries, {"data": source})
     count = sum(entry["count"] for entry in entries)
     left_out = f", {len(cuts) - count} left out" if count < len(cuts) else ""
-    report(f"{count} crops in {len(shards)} shards in {out}{left_out}")
+    what = "pairs" if made.pairs else "crops"
+    report(f"{count} {what} in {len(shards)} shards in {out}{left_out}")
     return out / INDEX
+
+
+def determined(run: Run, sources: Sources) -> Made:
+    """What the rows depend on, beside the photographs. Raises ConfigError for draws of no pairs."""
+    d, init = run.data, sources.get("train.init")
+    if method_of(run).restores:
+        sha256 = sources["train.restorer"].sha256
+        return Made("", "", d.patch, d.usm_sharpen, "", sha256, shares(run), run.train.seed, d.draws)
+    if d.draws != 1:
+        raise ConfigError(
+            f"expected data.draws to be 1 for {run.name}, whose crops are degraded anew each time they come, "
+            f"found {d.draws}: leave it out"
+        )
+    return Made(kind(run.base), init.sha256 if init else "", d.patch, d.usm_sharpen, d.latents)
 
 
 def _before(out: Path, made: Made) -> dict[str, str]:
@@ -137,7 +163,8 @@ def _before(out: Path, made: Made) -> dict[str, str]:
     before, shards = read_index(out)
     if before != made:
         raise DataError(
-            f"{out}: expected a data set of {asdict(made)}, found one of {asdict(before)}: name another --out"
+            f"{out}: expected a data set of {made.to_dict()}, found one of {before.to_dict()}: "
+            "name another --out"
         )
     return {shard["file"]: shard["sha256"] for shard in shards}
 
@@ -145,7 +172,7 @@ def _before(out: Path, made: Made) -> dict[str, str]:
 def _contents(made: Made, part: Sequence[Cut]) -> str:
     """A hash of all that determines a shard."""
     rows = [(cut.name, cut.sha256) for cut in part]
-    return hashlib.sha256(json.dumps([asdict(made), rows]).encode()).hexdigest()
+    return hashlib.sha256(json.dumps([made.to_dict(), rows]).encode()).hexdigest()
 
 
 def _whole(path: Path, contents: str, sha256: str | None) -> bool:
@@ -156,10 +183,8 @@ def _whole(path: Path, contents: str, sha256: str | None) -> bool:
         return False
 
 
-def _made(
-    base: Base, part: Sequence[Cut], run: Run, what: str, report: Report
-) -> tuple[dict[str, Tensor], list[int]]:
-    """The tensors of a shard, and which of `part` they hold: not those of photographs that do not decode."""
+def _cropped(part: Sequence[Cut], run: Run, what: str, report: Report) -> tuple[Tensor, list[int]]:
+    """The crops of a shard, and which of `part` they are: not those of photographs that do not decode."""
 
     patch = run.data.patch
 
@@ -172,9 +197,13 @@ def _made(
     every = each(photos, cropped, what, run.data.strict, report, needed=False)
     made = [row for own in every for row in own]
     x_hq = torch.stack([x for _, x in made]) if made else torch.zeros(0, 3, patch, patch, dtype=torch.uint8)
-    z_hq = torch.cat([z.cpu() for z in _encoded(base, x_hq, run)]) if made else torch.zeros(0)
-    tensors = {"x_hq": x_hq, "z_hq": z_hq.to(DTYPES[run.data.latents])}
-    return tensors, [row for row, _ in made]
+    return x_hq, [row for row, _ in made]
+
+
+def _with_latents(base: Base, x_hq: Tensor, run: Run) -> dict[str, Tensor]:
+    """The tensors of a shard of latents."""
+    z_hq = torch.cat([z.cpu() for z in _encoded(base, x_hq, run)]) if len(x_hq) else torch.zeros(0)
+    return {"x_hq": x_hq, "z_hq": z_hq.to(DTYPES[run.data.latents])}
 
 
 @torch.no_grad()
