@@ -79,6 +79,25 @@ def test_a_corrupt_shard_is_named_skipped_and_counted(tmp_path, how):
         crops(tmp_path, True, loud)
 
 
+PAIRS = Made("", "", 16, False, "", "cd" * 32, (("light", 0.25), ("bicubic", 1.0)), 7, 3)
+
+
+def test_an_index_of_latents_is_what_it_was_before_there_were_pairs(tmp_path):
+    write(tmp_path)
+    table = json.loads((tmp_path / "index.json").read_text())["made"]
+    assert table == {"base": "compact", "sha256": "ab" * 32, "patch": 16, "usm_sharpen": False,
+                     "latents": "fp32"}  # fmt: skip
+    assert read_index(tmp_path)[0] == MADE and not MADE.pairs
+
+
+def test_what_pairs_were_made_with_comes_back(tmp_path):
+    save_index(tmp_path, PAIRS, [], {})
+    found, _ = read_index(tmp_path)
+    assert found == PAIRS and hash(found) == hash(PAIRS) and found.pairs
+    for name, other in (("restorer", "ef" * 32), ("degradations", ()), ("seed", 8), ("draws", 1)):
+        assert found != dataclasses.replace(found, **{name: other})
+
+
 def test_no_shard_left(tmp_path):
     write(tmp_path, shards=1)
     damage(tmp_path / "shard-0.safetensors", "cut")
@@ -94,6 +113,9 @@ def test_no_shard_left(tmp_path):
     [
         {"format": 2},
         {"made": {"base": "sd3"}},
+        {"made": []},
+        {"made": {**MADE.to_dict(), "degradations": [["light"]]}},
+        {"made": {**MADE.to_dict(), "degradations": 3}},
         {"shards": [{"file": "shard-0.safetensors"}]},
         {"shards": [{"file": "../shard-0.safetensors", "sha256": "", "count": 0, "names": [],
                      "photographs": [], "texts": []}]},
