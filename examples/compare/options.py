@@ -8,7 +8,7 @@ from typing import Any
 import photos
 from photos import Sample
 
-from unistep.data.degrade import DEGRADATIONS
+from unistep.data.presets import DEGRADATIONS
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -15,8 +15,9 @@ import torch
 from PIL import Image
 
 from unistep.data import sources
-from unistep.data.degrade import DEGRADATIONS, degrade
+from unistep.data.degrade import degrade
 from unistep.data.pairs import DataConfig, Pairs, Photographs, batches
+from unistep.data.presets import DEGRADATIONS
 from unistep.data.sources import load_rgb
 from unistep.data.write import write_pairs
 from unistep.errors import ConfigError, DataError, ImageError

@@ -19,7 +19,7 @@ from unistep.bases.compact import base as compact
 from unistep.bases.compact.base import CompactBase
 from unistep.bases.compact.network import CompactDenoiser
 from unistep.command.cli_train import prepare as command
-from unistep.data.degrade import DEGRADATIONS, FaceDegradation
+from unistep.data.presets import DEGRADATIONS, FaceDegradation
 from unistep.data.filters import usm_sharpen
 from unistep.data.pairs import Pairs, Photographs
 from unistep.data.shards import read_index, shard_header

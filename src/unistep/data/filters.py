@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FOURIER = 11
+"""Kernels from this side on are applied to waves: an image then costs the same for all sizes."""
+
 
 def _grid(size: int) -> Sequence[Tensor]:
     axis = torch.arange(size, dtype=torch.float64, device="cpu") - size // 2
@@ -57,12 +60,35 @@ def sinc_kernel(size: int, cutoff: float) -> Tensor:
 
 def filter2d(x: Tensor, kernel: Tensor) -> Tensor:
     """Correlates image i with kernel i: x [B, C, H, W], kernel [B, k, k] or [k, k]; borders reflect."""
+    k = kernel.shape[-1]
+    mode = "reflect" if k // 2 < min(x.shape[-2:]) else "replicate"
+    return correlate(F.pad(x, [k // 2] * 4, mode=mode), kernel.to(x))
+
+
+def correlate(x: Tensor, kernel: Tensor) -> Tensor:
+    """The part of [B, C, H, W] in which kernel i ([B, k, k] or [k, k]) fits into image i: k - 1 shorter."""
     b, c, h, w = x.shape
     k = kernel.shape[-1]
-    mode = "reflect" if k // 2 < min(h, w) else "replicate"
-    x = F.pad(x, [k // 2] * 4, mode=mode)
-    weight = kernel.to(x).expand(b, k, k).repeat_interleave(c, dim=0)[:, None]
-    return F.conv2d(x.reshape(1, b * c, *x.shape[-2:]), weight, groups=b * c).reshape(b, c, h, w)
+    if k < FOURIER:
+        weight = kernel.expand(b, k, k).repeat_interleave(c, dim=0)[:, None]
+        return F.conv2d(x.reshape(1, b * c, h, w), weight, groups=b * c).reshape(b, c, h - k + 1, w - k + 1)
+    sides = (_smooth(h), _smooth(w))
+    waves = torch.fft.rfft2(kernel.expand(b, k, k)[:, None], s=sides).conj()
+    x = torch.fft.irfft2(torch.fft.rfft2(x, s=sides) * waves, s=sides)
+    return x[..., : h - k + 1, : w - k + 1]
+
+
+def _smooth(side: int) -> int:
+    """The first multiple of 4 from `side` on without a prime factor above 7: of it transforms are fast."""
+    side += -side % 4
+    while True:
+        rest = side
+        for prime in (2, 3, 5, 7):
+            while rest % prime == 0:
+                rest //= prime
+        if rest == 1:
+            return side
+        side += 4
 
 
 _LUMINANCE = torch.tensor([
@@ -80,11 +106,11 @@ _TO_RGB = torch.tensor([[1.0, 0.0, 1.402], [1.0, -0.344136, -0.714136], [1.0, 1.
 
 @cache
 def _dct() -> Tensor:
-    """The orthonormal 8-point DCT-II matrix."""
+    """The orthonormal DCT-II of 8x8 blocks, [64, 64]: blocks as vectors make one large product."""
     n = torch.arange(8, dtype=torch.float64, device="cpu")
     matrix = torch.cos((2 * n[None] + 1) * n[:, None] * math.pi / 16) / 2
     matrix[0] /= math.sqrt(2)
-    return matrix.float()
+    return torch.kron(matrix, matrix).float()
 
 
 def jpeg(x: Tensor, quality: Tensor | float) -> Tensor:
@@ -93,30 +119,43 @@ def jpeg(x: Tensor, quality: Tensor | float) -> Tensor:
     q = torch.as_tensor(quality, dtype=torch.float32, device=x.device).expand(b).clamp(1.0, 99.0)
     factor = torch.where(q < 50, 5000 / q, 200 - 2 * q) / 100
     x = F.pad(x, (0, -w % 16, 0, -h % 16)) * 255  # zeros, as DiffJPEG does
-    ycc = torch.einsum("ij,bjhw->bihw", _TO_YCC.to(x), x)
+    ycc = (_TO_YCC.to(x) @ x.flatten(2)).reshape(x.shape)
     luma = _quantise(ycc[:, :1] - 128, _LUMINANCE.T.to(x), factor) + 128  # DiffJPEG transposes its tables
     chroma = _quantise(F.avg_pool2d(ycc[:, 1:], 2), _CHROMINANCE.to(x), factor)
     ycc = torch.cat([luma, chroma.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)], dim=1)
-    return torch.einsum("ij,bjhw->bihw", _TO_RGB.to(x), ycc).clamp(0, 255)[..., :h, :w] / 255
+    return (_TO_RGB.to(x) @ ycc.flatten(2)).reshape(x.shape).clamp(0, 255)[..., :h, :w] / 255
 
 
 def _quantise(plane: Tensor, table: Tensor, factor: Tensor) -> Tensor:
     """Rounds the 8x8 DCT coefficients of [B, C, H, W] to multiples of table * factor."""
     b, c, h, w = plane.shape
-    d = _dct().to(plane)
-    blocks = plane.reshape(b, c, h // 8, 8, w // 8, 8).transpose(3, 4)
-    step = (table * factor[:, None, None])[:, None, None, None]
-    blocks = d.T @ (torch.round(d @ blocks @ d.T / step) * step) @ d
-    return blocks.transpose(3, 4).reshape(b, c, h, w)
+    dct = _dct().to(plane)
+    blocks = plane.reshape(b, c, h // 8, 8, w // 8, 8).transpose(3, 4).reshape(b, -1, 64)
+    step = (table * factor[:, None, None]).reshape(b, 1, 64)
+    blocks = (torch.round(blocks @ dct.T / step) * step) @ dct
+    return blocks.reshape(b, c, h // 8, w // 8, 8, 8).transpose(3, 4).reshape(b, c, h, w)
 
 
 def usm_sharpen(x: Tensor, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> Tensor:
     """Unsharp masking where the difference to the blurred image exceeds `threshold` (of 255); in [0, 1]."""
     size = radius + 1 - radius % 2
     sigma = 0.3 * ((size - 1) * 0.5 - 1) + 0.8
-    axis = torch.exp(-0.5 * ((torch.arange(size, device="cpu") - size // 2) / sigma) ** 2)
-    kernel = torch.outer(axis, axis) / axis.sum() ** 2
-    residue = x - filter2d(x, kernel)
-    mask = filter2d((residue.abs() * 255 > threshold).float(), kernel)
+    axis = torch.exp(
+        -0.5 * ((torch.arange(size, dtype=torch.float64, device="cpu") - size // 2) / sigma) ** 2
+    )
+    reflect = size // 2 < min(x.shape[-2:])
+    # The Gaussian is a product of two: with the borders in a matrix for each axis it costs two products.
+    down, across = (_blurring(axis / axis.sum(), side, reflect).to(x) for side in x.shape[-2:])
+    residue = x - down @ x @ across.T
+    mask = down @ (residue.abs() * 255 > threshold).to(x) @ across.T
     sharp = (x + weight * residue).clamp(0, 1)
     return mask * sharp + (1 - mask) * x
+
+
+def _blurring(weights: Tensor, side: int, reflect: bool) -> Tensor:
+    """[side, side]: what `weights`, centred on each pixel of an axis, take from which pixel."""
+    places = torch.arange(side, device="cpu")[:, None] + torch.arange(len(weights), device="cpu")
+    places = places - len(weights) // 2
+    last = side - 1
+    places = last - (places.abs() - last).abs() if reflect else places.clamp(0, last)
+    return weights.new_zeros(side, side).scatter_add_(1, places, weights.expand(side, -1))

@@ -15,8 +15,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, DataError, check_range
-from .degrade import DEGRADATIONS, Draw, degrade, without_grey
-from .degrade import preset as named
+from .degrade import Draw, degrade
+from .presets import DEGRADATIONS, without_grey
+from .presets import preset as named
 from .ready import is_ready, ready
 from .shards import INDEX, Crop, crops
 from .skipping import Report, each, ignore

@@ -11,8 +11,9 @@ from PIL import Image
 from torch import Tensor
 
 from ..atomic import atomic_write
-from ..data.degrade import DEGRADATIONS, degrade
+from ..data.degrade import degrade
 from ..data.pairs import Photographs
+from ..data.presets import DEGRADATIONS
 from ..data.skipping import ignore
 from ..data.sources import usable
 from ..evaluation.metrics import grid, psnr_y, swd
