@@ -6,7 +6,7 @@ accelerator sums are rounded in another order: a pixel now and then falls on the
 photon noise, whose draws depend on all levels before, is then another draw of the same distribution.
 
 Images go one by one: how many numbers photon noise takes from the generator depends on the image, so that
-what is drawn after it is unknown before.
+what is drawn after it is unknown before. `degradebatch` takes noise from elsewhere, and all images at once.
 """
 
 import math

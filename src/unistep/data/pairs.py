@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, DataError, check_range
 from .degrade import Draw, degrade
+from .degradebatch import degrade_batch
 from .presets import DEGRADATIONS, without_grey
 from .presets import preset as named
 from .ready import is_ready, ready
@@ -342,17 +343,17 @@ class Pairs(Dataset[tuple[Tensor, Tensor]]):
         return Samples(x_lq, x_hq, None, texts, [""] * len(rows), indices, restored)
 
     def degraded(self, samples: Samples, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-        """x_lq and x_hq of the samples, made on `device`."""
-        x = samples.x_hq.to(device)
+        """x_lq and x_hq of the samples, made on `device`; all at once where data.degrade_on says so."""
+        x, seed, usm = samples.x_hq.to(device), self.seed + 1, self.config.usm_sharpen
+        params = [named(preset) for preset in samples.presets]
+        if samples.z_hq is not None:
+            params = [without_grey(each) for each in params]
+        if self.config.degrade_on == "device":
+            made = degrade_batch(x.float() / 255, params, seed=seed, indices=samples.indices, usm=usm)
+            return made[0] * 2 - 1, made[1] * 2 - 1
         pairs = [
-            degrade(
-                image[None].float() / 255,
-                named(preset) if samples.z_hq is None else without_grey(named(preset)),
-                seed=self.seed + 1,
-                indices=[index],
-                usm=self.config.usm_sharpen,
-            )
-            for image, preset, index in zip(x, samples.presets, samples.indices, strict=True)
+            degrade(image[None].float() / 255, each, seed=seed, indices=[index], usm=usm)
+            for image, each, index in zip(x, params, samples.indices, strict=True)
         ]
         x_lq, x_hq = (torch.cat(images) * 2 - 1 for images in zip(*pairs, strict=True))
         return x_lq, x_hq
