@@ -31,6 +31,7 @@ format: $(VENV)/.dev  ## format the code
 bench: $(VENV)/.dev  ## measure cost and memory (benchmarks/README.md)
 	$(BIN)/python benchmarks/cost.py
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/training.py
 
 compare: $(VENV)/.dev  ## train and compare the methods: DATA=photos OUT=folder [TEACHER= BUDGET= ARGS=]
 	$(if $(and $(DATA),$(OUT)),,$(error make compare needs DATA=folder and OUT=folder (examples/compare/README.md)))
