@@ -218,5 +218,5 @@ def photon_noise(x: Tensor, inside: Tensor, gray: Tensor, generator: torch.Gener
     places = torch.where(inside, levels, 256.0).long().flatten(1)
     used = torch.zeros(len(x), 257, device=x.device).scatter_(1, places, 1.0)[:, :256].sum(dim=1)
     count = (2 ** used.clamp(min=2).log2().ceil()).view(-1, 1, 1, 1)
-    levels = torch.where(inside, levels, 0.0) / 255
+    levels = levels / 255
     return torch.poisson(levels * count, generator=generator) / count - levels
