@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 
 from unistep.bases.compact import base as compact
 from unistep.bases.compact.network import CompactConfig, CompactDenoiser
-from unistep.data.degrade import DEGRADATIONS, Draw, FaceDegradation, degrade
+from unistep.data.degrade import Draw, degrade
 from unistep.data.filters import usm_sharpen
 from unistep.data.pairs import Pairs, Photographs
+from unistep.data.presets import DEGRADATIONS, FaceDegradation
 from unistep.data.shards import read_index, save_index
 from unistep.data.sources import load_rgb
 from unistep.errors import ConfigError, DataError, UnistepError

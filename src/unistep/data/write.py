@@ -5,7 +5,7 @@ from pathlib import Path
 from ..errors import DataError, UnistepError
 from ..image import Picture, write_image
 from .degrade import degrade
-from .degrade import preset as named
+from .presets import preset as named
 from .skipping import Report
 from .sources import image_files, load_rgb
 

@@ -14,8 +14,8 @@ from torch.utils.data import Subset
 from ..bases import face_of
 from ..bases.face import wordless
 from ..data.again import Again
-from ..data.degrade import preset
 from ..data.pairs import Pairs, batches
+from ..data.presets import preset
 from ..data.shards import Crop, Made
 from ..diffusion.denoiser import Batch
 from ..errors import ConfigError, DataError
