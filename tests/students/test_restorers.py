@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from unistep.counting.peak import peak_bytes, without_data
 from unistep.errors import ConfigError, ModelError
-from unistep.models.authors import PLAIN, recognise
 from unistep.models.checkpoint import load_student
 from unistep.models.convert import convert
+from unistep.pixels import tiling
 from unistep.students.onestep import Options
-from unistep.students.restorers import RRDBNet, SRVGGNetCompact
+from unistep.students.restorers import SLACK, RRDBNet, SRVGGNetCompact
 from unistep.upscaling.upscaler import Upscaler
 
 SRVGG = [(8, 3, 4), (6, 1, 2), (4, 2, 1)]
@@ -93,17 +94,81 @@ def test_rrdb_takes_any_size(written, shape):
     assert student(torch.zeros(1, 3, 5, 3)).shape == (1, 3, 5 * shape[3], 3 * shape[3])
 
 
-def test_earlier_names_of_rrdb(written):
-    tensors, x = drawn(RRDBNet(8, 2, 4, 4)), torch.rand(1, 3, 6, 6)
+def earlier_names(tensors):
+    """RRDBNet's tensors under the names of ESRGAN's and BSRGAN's files."""
     earlier = {}
     for name, t in tensors.items():
         name = re.sub(r"^body\.(\d+)\.rdb", r"RRDB_trunk.\1.RDB", name)
         for new, old in (("conv_body", "trunk_conv"), ("conv_up", "upconv"), ("conv_hr", "HRconv")):
             name = name.replace(new, old)
         earlier[name] = t
+    return earlier
+
+
+def test_earlier_names_of_rrdb(written):
+    tensors, x = drawn(RRDBNet(8, 2, 4, 4)), torch.rand(1, 3, 6, 6)
+    earlier = earlier_names(tensors)
     assert "RRDB_trunk.1.RDB3.conv5.bias" in earlier and "upconv2.weight" in earlier
     one, other = load_student(written(tensors)), load_student(written(earlier, "earlier.safetensors"))
     assert torch.equal(one(x), other(x))
+
+
+def first_release(tensors):
+    """RRDBNet's tensors of scale 4 under the names of ESRGAN's first files, which many models still have."""
+    blocks = len({name.split(".")[1] for name in tensors if name.startswith("body.")})
+    numbers = {"conv_first": "0", "conv_body": f"1.sub.{blocks}", "conv_up1": "3", "conv_up2": "6",
+               "conv_hr": "8", "conv_last": "10"}  # fmt: skip
+
+    def first(name):
+        name = re.sub(r"^body\.(\d+)\.rdb(\d)\.conv(\d)\.", r"model.1.sub.\1.RDB\2.conv\3.0.", name)
+        part, kind = name.rsplit(".", 1)
+        return f"model.{numbers[part]}.{kind}" if part in numbers else name
+
+    return {first(name): t for name, t in tensors.items()}
+
+
+def test_the_first_names_of_rrdb(written):
+    tensors, x = drawn(RRDBNet(8, 2, 4, 4)), torch.rand(1, 3, 6, 6)
+    earlier = first_release(tensors)
+    assert {"model.1.sub.1.RDB3.conv5.0.bias", "model.1.sub.2.weight", "model.10.bias"} <= earlier.keys()
+    one, other = load_student(written(tensors)), load_student(written(earlier, "earlier.safetensors"))
+    assert torch.equal(one(x), other(x))
+    smaller = {name: t for name, t in earlier.items() if not name.startswith(("model.8", "model.10"))}
+    with pytest.raises(ModelError, match=r"with other tensors .*: name another$"):
+        load_student(written(smaller, "x2.safetensors"))
+
+
+MEMORY = [(SRVGGNetCompact, shape) for shape in [*SRVGG, (64, 4, 4), (16, 3, 8)]]
+MEMORY += [(RRDBNet, shape) for shape in [*RRDB, (64, 2, 32, 4), (16, 2, 96, 4), (32, 1, 192, 2)]]
+
+
+@pytest.mark.parametrize(("kind", "shape"), MEMORY)
+def test_the_memory_of_a_call_is_what_is_counted(written, kind, shape):
+    """Within 4 %, the allowance aside."""
+    student = load_student(written(drawn(kind(*shape))))
+    counted = peak_bytes(without_data(student), (1, 3, 64, 64), dtype=torch.float32) / 64**2
+    assert student.bytes_per_pixel / SLACK == pytest.approx(counted, rel=0.04)
+
+
+def test_a_large_restorer_gets_smaller_tiles(written, monkeypatch):
+    """So that a window takes at most half of what is free, as with the package's own models."""
+    student = load_student(written(drawn(RRDBNet(32, 1, 32, 4))))
+    free = 256 << 20
+    monkeypatch.setattr(tiling, "free_memory", lambda device: free)
+    windows = []
+
+    def call(x):
+        windows.append(x.shape[2] * x.shape[3])
+        return torch.zeros(1, 3, 4 * x.shape[2], 4 * x.shape[3])
+
+    call.overlap = student.overlap
+    picture = torch.zeros(800, 800, 3).numpy()
+    for named in (0, student.bytes_per_pixel):
+        call.bytes_per_pixel = named
+        windows.clear()
+        list(tiling.bands(call, picture))
+        fits = max(windows) * student.bytes_per_pixel <= free // 2
+        assert fits == bool(named)
 
 
 def test_a_restorer_upscales_in_tiles(written):
@@ -112,21 +177,32 @@ def test_a_restorer_upscales_in_tiles(written):
     picture = torch.rand(70, 50, 3, generator=torch.Generator().manual_seed(1)).numpy()
     whole, tiled = (upscaler(picture, tile=tile) for tile in (128, 32))
     assert whole.shape == (280, 200, 3) and abs(whole - tiled).max() < 1e-5
-    assert upscaler.info["restorer"] == "SRVGGNetCompact"
+    wanted = {"restorer": "SRVGGNetCompact", "scale": 4, "width": "8 channels", "depth": "5 convolutions"}
+    assert upscaler.info == wanted
 
 
-@pytest.mark.parametrize("key", ["params", "params_ema"])
-def test_the_authors_pickles_are_converted(tmp_path, key):
-    tensors = drawn(SRVGGNetCompact(8, 3, 4))
-    torch.save({key: tensors}, tmp_path / "a.pth")
+AUTHORS = {
+    "SRVGGNetCompact": (drawn(SRVGGNetCompact(8, 3, 4)), "params"),
+    "RRDBNet": (drawn(RRDBNet(8, 2, 4, 4)), "params_ema"),
+    "RRDBNet, earlier names": (earlier_names(drawn(RRDBNet(8, 2, 4, 4))), None),
+    "RRDBNet, first names": (first_release(drawn(RRDBNet(8, 2, 4, 4))), None),
+}
+
+
+@pytest.mark.parametrize("case", AUTHORS)
+def test_the_authors_pickles_are_converted(tmp_path, written, case):
+    """And are the same network as the tensors; averaged weights come before the last ones."""
+    tensors, key = AUTHORS[case]
+    torch.save(tensors if key is None else {key: tensors}, tmp_path / "a.pth")
+    if key == "params_ema":
+        last = {name: torch.zeros_like(t) for name, t in tensors.items()}
+        torch.save({"params": last, key: tensors}, tmp_path / "a.pth")
     with pytest.raises(ModelError, match="pickled weights: unistep models convert makes"):
         load_student(tmp_path / "a.pth")
-    assert recognise(tmp_path / "a.pth") == PLAIN
     convert(tmp_path / "a.pth", tmp_path / "a.safetensors")
     x = torch.rand(1, 3, 5, 5)
-    wanted = srvgg(x, tensors, 3, 4)
-    found = load_student(tmp_path / "a.safetensors")(2 * x - 1)
-    torch.testing.assert_close(found, 2 * wanted - 1, atol=2e-6, rtol=1e-5)
+    found, wanted = load_student(tmp_path / "a.safetensors"), load_student(written(tensors))
+    assert found.info["restorer"] == case.split(",")[0] and torch.equal(found(x), wanted(x))
 
 
 def grey(net):

@@ -13,7 +13,8 @@ from unistep.errors import ConfigError, ModelError, UnistepError
 from unistep.models import checkpoint, hub
 from unistep.models import convert as pickled
 from unistep.models.catalogue import KNOWN, named
-from unistep.tensors import read_header, read_tensors, sha256
+from unistep.students.restorers import Restorer, open_restorer
+from unistep.tensors import read, read_header, read_tensors, sha256
 
 SUMS = "SHA256SUMS"  # beside the weights, as `sha256sum` writes it
 
@@ -23,18 +24,54 @@ def info(name_or_path: str | None) -> int:
     if name_or_path is not None and (named(name_or_path) or hub.find(name_or_path)):
         return _table(_known(name_or_path))
     path = checkpoint.resolve(name_or_path)
-    header = read_header(path)
-    tensors = read_tensors(path)
+    tensors, metadata = read(path)
     kinds = sorted({str(t.dtype).removeprefix("torch.") for t in tensors.values()})
     facts = {
         "file": str(path),
         "size": _megabytes(path),
         "sha256": sha256(path),
         "parameters": f"{sum(t.numel() for t in tensors.values()):,} ({', '.join(kinds)})",
-        **dict(_flat(header)),
-        "fidelity": _fidelity(path, header),
     }
-    return _table(facts)
+    if "unistep" not in metadata:
+        return _table(facts | _others(open_restorer(path, tensors), metadata))
+    header = read_header(path)
+    taught = {"learnt from": text} if (text := _taught(header)) else {}
+    return _table(facts | taught | dict(_flat(header)) | {"fidelity": _fidelity(path, header)})
+
+
+def _others(net: Restorer, metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a restorer of others tells of itself; `metadata`: of its file."""
+    facts = {"architecture": net.info["restorer"], "scale": str(net.scale)}
+    facts |= {key: net.info[key] for key in ("width", "depth")}
+    if {"source", "sha256"} <= metadata.keys():  # as `models convert` has it
+        facts["converted"] = f"from {metadata['source']}, sha256 {metadata['sha256']}"
+    about = "not Unistep's, no header: the file does not say who trained it, on what, under which licence"
+    return facts | {"origin": about, "fidelity": "no effect: the model names no plain one"}
+
+
+def _taught(header: Mapping[str, Any]) -> str:
+    """The restorers of others whose results a student learnt from, in any stage of its training; or ""."""
+    parts = [header, *_stages(header)]
+    found = dict.fromkeys(name for part in parts if (name := _restorer(part).partition(" ")[0]))
+    if not found:
+        return ""
+    return f"the results of {', '.join(found)} on training photographs; the file holds no weights of it"
+
+
+def _stages(header: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of a training; each holds its whole run."""
+    history = header.get("history")
+    return [part for part in history if isinstance(part, Mapping)] if isinstance(history, list) else []
+
+
+def _restorer(part: Mapping[str, Any]) -> str:
+    """Whose results one stage learnt from: name and, where it was noted, SHA-256; "" where there was none."""
+    found, run = part.get("restorer"), part.get("run")
+    if isinstance(found, Mapping):
+        return f"{found.get('name')} (sha256 {found.get('sha256')})"
+    train = run.get("train") if isinstance(run, Mapping) else None
+    file = train.get("restorer") if isinstance(train, Mapping) else None
+    return Path(file).stem if isinstance(file, str) and file else ""
 
 
 def _table(facts: Mapping[str, str]) -> int:
@@ -81,10 +118,22 @@ def listing() -> int:
         size = f"{model.size / 1e6:.1f} MB"
         print(clean(f"{name:{width}}  {size:>8}  {model.revision}  {model.facts['licence']}"))
     for file in students:
-        print(clean(f"{file.name:{width}}  {_megabytes(file):>8}  {file}"))
+        print(clean(f"{file.name:{width}}  {_megabytes(file):>8}  {file}{_whose(file)}"))
     if absent := [name for name in KNOWN if name not in pulled]:
         say(f"unistep models pull gets: {', '.join(absent)}")
     return 0
+
+
+def _whose(file: Path) -> str:
+    """What is to be said of a file that is not Unistep's."""
+    try:
+        tensors, metadata = read(file)
+        if "unistep" in metadata:
+            return ""
+        net = open_restorer(file, tensors)
+    except UnistepError:
+        return f"  (cannot be used: unistep models verify {file} says why)"
+    return f"  ({net.info['restorer']} of scale {net.scale}, not Unistep's)"
 
 
 def pull(name: str, include: Sequence[str], *, offline: bool) -> int:
@@ -117,6 +166,11 @@ def verify(name: str | None = None) -> int:
         return _verify_embedded(name)
     if model := hub.find(name):
         return _verified(_pulled, model)
+    if (folder := Path(name)).is_dir():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise ModelError(f"{folder}: expected a folder of .safetensors files, found none: name another")
+        return max(_verified(_student, file) for file in files)
     return _verified(_student, checkpoint.resolve(name))
 
 
@@ -141,8 +195,15 @@ def _pulled(model: hub.Pulled) -> str:
 
 def _student(file: Path) -> str:
     """Raises ModelError if the file is damaged."""
+    tensors, metadata = read(file)
+    if "unistep" not in metadata:
+        net = open_restorer(file, tensors)
+        return (
+            f"{file}  ok: all {len(tensors)} tensors of an {net.info['restorer']} of scale {net.scale}, "
+            f"values finite, sha256 {sha256(file)}; no header: compare that sum with its authors' own"
+        )
     header = read_header(file)
-    for tensor in read_tensors(file).values():
+    for tensor in tensors.values():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise ModelError(f"{file}: expected finite weights, found NaN or infinity: the file is damaged")
     sources = header.get("sources", ())
@@ -185,6 +246,7 @@ def convert(src: Path, dst: Path, base: str | None, **request: Any) -> int:
     kind = request.pop("kind") or authors.recognise(src)
     if kind == authors.PLAIN:
         taken = pickled.convert(src, dst)
+        say(f"{dst}: {_usable(dst)}")
     else:
         folder = None if base is None else hub.component_folder(base)
         header = authors.student(src, dst, authors.Request(kind=kind, base=folder, **request))
@@ -194,6 +256,15 @@ def convert(src: Path, dst: Path, base: str | None, **request: Any) -> int:
         say(f"{src}: the weights under {taken} are taken")
     print(f"{clean(dst)}  {_megabytes(dst)}  {sha256(dst)}")
     return 0
+
+
+def _usable(file: Path) -> str:
+    """What a converted file can be used for."""
+    try:
+        net = open_restorer(file, read_tensors(file))
+    except ModelError:
+        return "tensors of neither SRVGGNetCompact nor RRDBNet: unistep upscale -m does not take them"
+    return f"an {net.info['restorer']} of scale {net.scale}: unistep upscale -m {file}"
 
 
 def _fidelity(path: Path, header: Mapping[str, Any]) -> str:
@@ -224,9 +295,10 @@ def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str
     for key, inner in value.items():
         if isinstance(inner, Mapping):
             yield from _flat(inner, f"{prefix}{key}.")
-        elif key == "history":  # the parts of a training in stages; each holds its whole run
-            for number, part in enumerate(inner, start=1):
-                recipe = part.get("run", {}).get("name", "?")
-                yield f"{key}.{number}", f"{recipe}, {part.get('steps')} steps, {part.get('samples')} samples"
+        elif key == "history":
+            for number, part in enumerate(_stages(value), start=1):
+                recipe, taught = part.get("run", {}).get("name", "?"), _restorer(part)
+                said = f"{recipe}, {part.get('steps')} steps, {part.get('samples')} samples"
+                yield f"{key}.{number}", said + (f", learnt from the results of {taught}" if taught else "")
         else:
             yield f"{prefix}{key}", f"{inner:.4g}" if isinstance(inner, float) else str(inner)

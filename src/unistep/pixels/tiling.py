@@ -36,6 +36,7 @@ ALIGN = 4
 OVERLAP = 16  # where the model does not name its own
 SMALLEST = 16  # side of the smallest piece that is tried when memory runs out
 # A window takes about 2 kB per pixel in float32 (measured, embedded shape); twice that leaves room for more.
+# A model that needs yet more says so (`bytes_per_pixel`).
 BYTES_PER_PIXEL = 4608
 # Larger windows fall out of the caches (15 % more time per pixel at 288, 25 % at 544, measured), smaller ones
 # spend more on their margins.
@@ -83,8 +84,9 @@ def bands(
         image, out = np.pad(image, spare, mode="edge"), None
     margin = _aligned(getattr(model, "overlap", OVERLAP) if overlap is None else overlap)
     device = torch.device(device)
-    side = automatic_tile(device, margin) if tile == "auto" else _aligned(checked_tile(tile))
-    batch = batch or _automatic_batch(device, side + 2 * margin)
+    each = max(BYTES_PER_PIXEL, getattr(model, "bytes_per_pixel", 0))
+    side = automatic_tile(device, margin, each) if tile == "auto" else _aligned(checked_tile(tile))
+    batch = batch or _automatic_batch(device, side + 2 * margin, each)
     run = _Runner(model, image, scale, margin, side, batch, device, dtype, out)
     total, left = height * width, height * scale
     for band in run.bands(lambda rows, done: progress and progress(min(total, rows * width + done), total)):
@@ -226,17 +228,20 @@ def spans(start: int, stop: int, tile: int, overlap: int) -> list[tuple[int, int
     return list(pairwise(edges))
 
 
-def automatic_tile(device: torch.device, overlap: int) -> int:
-    """The side of a piece for which a window takes at most half of the memory that is free on `device`."""
-    window = isqrt(free_memory(device) // 2 // BYTES_PER_PIXEL)
+def automatic_tile(device: torch.device, overlap: int, each: int = BYTES_PER_PIXEL) -> int:
+    """The side of a piece for which a window takes at most half of the memory that is free on `device`.
+
+    each: bytes per pixel of a window.
+    """
+    window = isqrt(free_memory(device) // 2 // each)
     cap = CPU_SIDE if device.type == "cpu" else GPU_SIDE
     return max(SMALLEST, min(cap, (window - 2 * overlap) // ALIGN * ALIGN))
 
 
-def _automatic_batch(device: torch.device, window: int) -> int:
+def _automatic_batch(device: torch.device, window: int, each: int) -> int:
     if device.type == "cpu":
         return 1  # one window fills the cores, and the caches
-    pixels = min(GPU_PIXELS, free_memory(device) // 2 // BYTES_PER_PIXEL)
+    pixels = min(GPU_PIXELS, free_memory(device) // 2 // each)
     return max(1, pixels // window**2)
 
 

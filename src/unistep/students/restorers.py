@@ -2,10 +2,11 @@
 
 SRVGGNetCompact (Real-ESRGAN's small models, arXiv 2107.10833) and RRDBNet (ESRGAN, arXiv 1809.00219; BSRGAN,
 Real-ESRGAN, LDL). Tensor names and shapes are those of the published files, from which width, depth and scale
-are read; RRDBNet's older names are taken, too. Written anew: no code of theirs.
+are read; RRDBNet's two older sets of names are taken, too. Written anew: no code of theirs.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from ..tensors import few, load_exactly
 EARLIER = {"RRDB_trunk.": "body.", "RDB": "rdb", "trunk_conv.": "conv_body.", "upconv1.": "conv_up1.",
            "upconv2.": "conv_up2.", "HRconv.": "conv_hr."}  # fmt: skip
 """Parts of RRDBNet's names as ESRGAN and BSRGAN have them -> as BasicSR has them."""
+FIRST = {"0": "conv_first", "3": "conv_up1", "6": "conv_up2", "8": "conv_hr", "10": "conv_last"}
+"""The numbers that ESRGAN's first release of scale 4 has in the place of names."""
+SLACK = 1.3
+"""Memory beside the tensors of a call: on a CPU, RRDBNet was measured to take 1.03 times as much."""
 SCALES = range(1, 9)
 """What SRVGGNetCompact may enlarge by."""
 
@@ -49,6 +54,8 @@ class SRVGGNetCompact(nn.Module):
     def __init__(self, num_feat: int, num_conv: int, scale: int):
         super().__init__()
         self.scale, self.overlap = scale, num_conv + 2  # as far as a pixel is seen: tiles are exact
+        self.sizes = {"width": f"{num_feat} channels", "depth": f"{num_conv + 2} convolutions"}
+        self.floats = max(2 * num_feat, 9 * scale**2)  # a PReLU, or the sum at the end
         layers: list[nn.Module] = [conv(3, num_feat), PReLU(num_feat)]
         for _ in range(num_conv):
             layers += [conv(num_feat, num_feat), PReLU(num_feat)]
@@ -96,6 +103,9 @@ class RRDBNet(nn.Module):
     def __init__(self, num_feat: int, num_block: int, grow: int, scale: int):
         super().__init__()
         self.scale, self.folded = scale, 4 // scale
+        self.sizes = {"width": f"{num_feat} channels, growing by {grow}", "depth": f"{num_block} blocks"}
+        # Of 4 / scale squared pixels: a convolution at the full size, or the end of a dense block.
+        self.floats = max(36 * num_feat, 32 * num_feat + 48, 6 * num_feat + 8 * grow) // self.folded**2
         self.conv_first = conv(3 * self.folded**2, num_feat)
         self.body = nn.Sequential(*(RRDB(num_feat, grow) for _ in range(num_block)))
         self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (
@@ -120,6 +130,8 @@ class Restorer(nn.Module):
         super().__init__()
         self.net, self.info = net, info
         self.scale, self.overlap = net.scale, net.overlap
+        self.bytes_per_pixel = int(SLACK * 4 * (net.floats + 6))
+        """What a call takes in float32 for each low-resolution pixel, with its input before and after."""
 
     def forward(self, x_lq: Tensor) -> Tensor:
         x: Tensor = self.net((x_lq + 1) / 2)
@@ -140,13 +152,20 @@ def open_restorer(path: Path, tensors: Mapping[str, Tensor]) -> Restorer:
     if not all(torch.isfinite(tensor).all() for tensor in tensors.values()):
         raise ModelError(f"{path}: expected finite weights, found NaN or infinity: the file is damaged")
     net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Restorer(net, {"restorer": type(net).__name__, "scale": net.scale}).eval().requires_grad_(False)
+    info = {"restorer": type(net).__name__, "scale": net.scale, **net.sizes}
+    return Restorer(net, info).eval().requires_grad_(False)
 
 
 def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """RRDBNet's tensors under their later names."""
+    # the convolution after the blocks has the number that a next block would have
+    blocks = {found[1] for name in tensors if (found := re.match(r"model\.1\.sub\.(\d+)\.RDB", name))}
 
     def later(name: str) -> str:
+        if found := re.fullmatch(r"model\.(\d+)\.(weight|bias)", name):
+            return f"{FIRST.get(found[1], found[1])}.{found[2]}"
+        name = name.replace(f"model.1.sub.{len(blocks)}.", "conv_body.")
+        name = re.sub(r"^model\.1\.sub\.(\d+\.RDB\d\.conv\d)\.0\.", r"body.\1.", name)
         for old, new in EARLIER.items():
             name = name.replace(old, new)
         return name
@@ -157,8 +176,8 @@ def _renamed(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _shaped(tensors: Mapping[str, Tensor]) -> SRVGGNetCompact | RRDBNet:
     """The network whose tensors these are, on the meta device. Raises ModelError."""
     # Blocks are counted, not read off the highest number: a forged name asks for no more than there is.
-    if "conv_first.weight" in tensors and "conv_last.weight" in tensors:
-        names = _renamed(tensors)
+    names = _renamed(tensors)
+    if "conv_first.weight" in names and "conv_last.weight" in names:
         first, last = _kernel(names, "conv_first"), _kernel(names, "conv_last")
         grow = _kernel(names, "body.0.rdb1.conv1")[0]
         _colours(last[0])
@@ -186,7 +205,7 @@ def _shaped(tensors: Mapping[str, Tensor]) -> SRVGGNetCompact | RRDBNet:
             return SRVGGNetCompact(first[0], len(convs) - 2, scale)
     raise ModelError(
         "expected weights written by Unistep, or an SRVGGNetCompact or RRDBNet of others, found a safetensors"
-        f" file without its header and with other tensors ({few(sorted(tensors), 3) or 'none'})"
+        f" file without its header and with other tensors ({few(sorted(tensors), 3) or 'none'}): name another"
     )
 
 
