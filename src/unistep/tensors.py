@@ -4,7 +4,9 @@ The header of weights: `run` (the whole Run), `steps` (all steps, earlier runs i
 (hash and count of the training photographs), `scores`, `history`; of a distilled student also `plain` (name
 and sha256 of the file of its plain reconstruction) and, where its author chose one, `fidelity` (0 to 1, the
 default mix of the two); `perceptual` names the distance of a perceptual loss; `student` says what a student
-of a large base consists of; `changes` what was another before one of a run's steps: its length, its data.
+of a large base consists of; `changes` what was another before one of a run's steps: its length, its data;
+`restorer` (name and sha256) whose results a run learnt from. Each part of `history` has its own run, steps,
+samples and `restorer`.
 Nothing here pickles.
 """
 

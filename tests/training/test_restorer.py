@@ -96,6 +96,7 @@ def test_the_weights_say_who_taught_them(run, data, tmp_path):
     assert header["restorer"] == {"name": "restorer", "sha256": digest}
     assert header["run"]["train"]["restorer"] == "restorer.safetensors"
     assert header["history"][-1]["run"]["method"]["kind"] == "regression"
+    assert header["history"][-1]["restorer"] == header["restorer"]  # later stages carry it on
     assert read_header(tmp_path / "run" / STATE)["files"]["train.restorer"] == digest
 
 
@@ -152,6 +153,13 @@ def foreign(tmp_path: Path) -> str:
     return f"train.restorer={tmp_path / 'foreign.safetensors'}"
 
 
+def grey(tmp_path: Path) -> str:
+    net = SRVGGNetCompact(4, 1, 4)
+    net.body[0] = torch.nn.Conv2d(1, 4, 3)
+    save_file(dict(net.state_dict()), tmp_path / "grey.safetensors")
+    return f"train.restorer={tmp_path / 'grey.safetensors'}"
+
+
 def pickled(tmp_path: Path) -> str:
     torch.save({"params": SRVGGNetCompact(4, 1, 4).state_dict()}, tmp_path / "a.pth")
     return f"train.restorer={tmp_path / 'a.pth'}"
@@ -163,7 +171,8 @@ def pickled(tmp_path: Path) -> str:
         (lambda _: "train.restorer=", r"expected train\.restorer to name a one-step model .*found “”"),
         (lambda _: "train.restorer=absent", r"train\.restorer: expected a model's name .*found “absent”"),
         (scaled, r"enlarges pieces by 4, as the base does, found one of scale 2: name another"),
-        (foreign, r"train\.restorer: .*SRVGGNetCompact or RRDBNet of others, found"),
+        (foreign, r"train\.restorer: .*SRVGGNetCompact or RRDBNet of others, found .*: name another$"),
+        (grey, r"train\.restorer: .*expected a restorer of 3 colours, found one of 1: name another file$"),
         (pickled, r"train\.restorer: .*pickled weights: unistep models convert makes"),
     ],
 )

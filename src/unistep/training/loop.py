@@ -206,9 +206,8 @@ class Record:
             return
         self.best = scores["score"]
         samples = step * self.run.train.batch
-        made = [
-            *self.header["history"], {"run": self.header["run"], "steps": step, "samples": samples}
-        ]  # fmt: skip
+        own = {key: self.header[key] for key in ("run", "restorer") if key in self.header}
+        made = [*self.header["history"], {**own, "steps": step, "samples": samples}]
         totals = {key: sum(part[key] for part in made) for key in ("steps", "samples")}
         header = {**self.header, "history": made, **totals, "scores": scores}
         # A whole model is used as it is; what large bases train is small, and rounded once it is folded.
