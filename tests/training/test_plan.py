@@ -11,11 +11,14 @@ from unistep.bases import face_of
 from unistep.bases.sd3.network import SD3Config
 from unistep.bases.sd21.network import SD21Config
 from unistep.counting.meter import Meter, OnGPU
+from unistep.counting.peak import peak_bytes, without_data
 from unistep.data.pairs import DataConfig, Pairs, Photographs
 from unistep.errors import ConfigError, TrainingError
 from unistep.methods import TSDSRConfig
+from unistep.models.checkpoint import load_student
 from unistep.recipes import recipes
-from unistep.recipes.config import Run, TrainConfig
+from unistep.recipes.config import Run, TrainConfig, override
+from unistep.students.restorers import SRVGGNetCompact
 from unistep.training import plan as planmemory
 from unistep.training import smoke
 from unistep.training.batches import make_batches
@@ -247,7 +250,7 @@ def test_the_table_says_what_is_counted(planned):
 
 
 def test_too_large_a_run_is_stopped_before_it_starts(step, monkeypatch):
-    monkeypatch.setattr(planmemory, "Step", lambda run, init, dtype: step)
+    monkeypatch.setattr(planmemory, "Step", lambda *given: step)
     assert planmemory.check(step.run, find(step.run), torch.device("cpu")) == ""
     monkeypatch.setattr(planmemory, "free_memory", lambda device: int(0.1 * GB))
     warned = planmemory.check(step.run, find(step.run), torch.device("cpu"))
@@ -272,6 +275,65 @@ def test_attention_and_rounding_as_on_a_gpu():
     assert out.dtype == torch.bfloat16 and norm.dtype == torch.float32
     assert meter.flops["the rest"] == 2 * 2 * 2 * 16 * 16 * 8
     assert meter.peak < 16 * 16 * 2 * 2 + 5 * q.nbytes  # no matrix of scores
+
+
+@pytest.fixture(scope="module")
+def distilled(small):
+    """A run that learns from a restorer, and the restorer on the meta device."""
+    run, data = small("compact-distilled")
+    return run, data, without_data(load_student(run.train.restorer))
+
+
+def test_a_restorer_is_held_and_works_on_a_gpu(distilled, monkeypatch, tmp_path):
+    """Its weights to the byte; its pass as much as a real one takes, within 10 %."""
+    monkeypatch.setenv("UNISTEP_HOME", str(tmp_path))
+    run, data, net = distilled
+    planned, without = plan(run), plan(override(run, ["train.restorer=gone"]))
+    held = {row.part: row for row in planned.rows}["restorer"]
+    assert (held.frozen, held.trained) == (sum(p.nbytes for p in net.parameters()), 0)
+    assert planned.static == without.static + held.frozen
+    assert planned.flops["restorer"] > 0 and "restorer" not in without.flops
+    cpu = torch.device("cpu")
+    opened = open_run(run, cpu, Photographs(data, 0.0))
+    meter, side = Meter(), run.data.patch
+    with meter, torch.no_grad():
+        x_lq, x_hq = torch.zeros(2, 3, side // 4, side // 4), torch.zeros(2, 3, side, side)
+        z_hq, cond = opened.base.encode(x_hq), opened.base.cond(x_lq)
+        others = sum(meter.flops.values())
+        restored = opened.restore(x_lq)
+    assert restored.shape == x_hq.shape and z_hq is not cond  # all are alive
+    wide = Step(run, planmemory.here(run), None, planmemory.restorer_here(run))
+    needs = {need.phase: need for need in wide.walk(2).needs}
+    assert needs["making the batch"].each == pytest.approx(meter.peak, rel=0.1)
+    assert wide.walk(1).flops["restorer"] == (sum(meter.flops.values()) - others) / 2
+
+
+def test_a_restorer_works_in_the_data_workers_on_a_cpu(distilled):
+    """In each of them at the same time, beside the steps, and once for all uses of a pair."""
+    run, _, net = distilled
+    alone, three = (plan(override(run, [f"data.workers={n}"]), "cpu") for n in (0, 3))
+    side = run.data.patch // 4
+    each = peak_bytes(net, (1, 3, side, side), dtype=torch.float32)
+    (needs,) = three.needs.values()
+    (beside,) = (need for need in needs if need.beside)
+    assert beside.phase == "restorer, in 3 data workers" and beside.peak(2) == 2 * 3 * each
+    others = max(need.peak(2) for need in needs if not need.beside)
+    assert three.peak(2, False) == planmemory.with_allowances(three.static + others + 6 * each)
+    assert three.static == alone.static and "restorer, in 3 data workers" in str(three)
+    assert not any(need.beside for needs in alone.needs.values() for need in needs)
+    on_gpu = plan(run).flops["restorer"]
+    assert run.data.uses == 4
+    assert three.flops["restorer"] == alone.flops["restorer"] == on_gpu // 4
+
+
+def test_a_restorer_that_is_not_here_is_said(distilled, tmp_path):
+    run, _, _ = distilled
+    absent = override(run, ["train.restorer=gone.safetensors"])
+    assert "The restorer is not counted: train.restorer names none that is here." in str(plan(absent))
+    assert "not counted" not in str(plan(run))
+    file = smoke.drawn(SRVGGNetCompact(4, 1, 2), tmp_path / "x2.safetensors")
+    with pytest.raises(ConfigError, match="as the base does, found one of scale 2: name another"):
+        plan(override(run, [f"train.restorer={file}"]))
 
 
 def test_a_shared_tensor_counts_once():

@@ -136,6 +136,14 @@ class Meter(Live):  # type: ignore[no-untyped-call]
         module.register_forward_hook(lambda *_: self.parts.pop() and None, always_call=True)
 
 
+def one_pass(net: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(bytes at the peak, FLOPs) of a call of `net`, on the meta device, without a gradient, in float32."""
+    meter = Meter()
+    with torch.no_grad(), meter:
+        net(torch.empty(shape, device="meta"))
+    return meter.peak, sum(meter.flops.values())
+
+
 class OnGPU(TorchFunctionMode):
     """What a GPU would do, for tensors without data: attention without scores, and autocast to `dtype`."""
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..bases import face_of
 from ..bases.face import Source, Sources
@@ -149,26 +149,35 @@ def open_run(
     return Opened(run, sources, made, restore)
 
 
+def open_restorer(source: Source, scale: int) -> nn.Module:
+    """The model of train.restorer, on the CPU: [B, 3, h, w] -> [B, 3, s h, s w], both in [-1, 1].
+
+    Raises ConfigError for another scale than the base's and for a model of whole pictures, ModelError.
+    """
+    try:
+        net = load_student(source.path)
+    except ModelError as error:
+        raise ModelError(f"train.restorer: {error}") from error
+    found = None if hasattr(net, "place") else getattr(net, "scale", None)
+    if found != scale:
+        raise ConfigError(
+            f"{source.path}: expected train.restorer to be a network that enlarges pieces by {scale}, as "
+            f"the base does, found one {'of whole pictures' if found is None else f'of scale {found}'}: "
+            "name another"
+        )
+    return net
+
+
 class Restore:
     """The one-step model of train.restorer, frozen: [B, 3, h, w] -> [B, 3, s h, s w], both in [-1, 1].
 
-    Raises ConfigError for another scale than the base's and for a model of whole pictures, ModelError.
+    Raises what `open_restorer` does.
     """
 
     def __init__(self, source: Source, scale: int, device: torch.device, wish: str):
         from .steps import DTYPES, precision  # which imports this module
 
-        try:
-            net = load_student(source.path)
-        except ModelError as error:
-            raise ModelError(f"train.restorer: {error}") from error
-        found = None if hasattr(net, "place") else getattr(net, "scale", None)
-        if found != scale:
-            raise ConfigError(
-                f"{source.path}: expected train.restorer to be a network that enlarges pieces by {scale}, as "
-                f"the base does, found one {'of whole pictures' if found is None else f'of scale {found}'}: "
-                "name another"
-            )
+        net = open_restorer(source, scale)
         self.net = net.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dtype = DTYPES[precision(wish)]
 

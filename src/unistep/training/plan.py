@@ -5,7 +5,7 @@ data, and one step is made there. What is assumed, since it cannot be counted:
 
 - attention never writes its matrix of scores out (torch's memory-efficient kernel);
 - autocast rounds what torch's own rounds on a GPU, and keeps norms and softmax in float32;
-- `SHARE` of what is counted, and `CONTEXT`, go to fragments, workspaces and the GPU's context (an estimate).
+- a tenth of what is counted, and 0.8 GB, go to fragments, workspaces and the GPU's context (an estimate).
 """
 
 import contextlib
@@ -19,159 +19,47 @@ from torch import Tensor, nn
 
 from ..bases import face_of
 from ..bases.face import Source, Sources
-from ..counting.meter import Meter, OnGPU
+from ..counting.meter import Meter, OnGPU, one_pass
+from ..counting.peak import without_data
 from ..diffusion.denoiser import Base, Batch, Denoiser, Distance, Method
 from ..errors import ModelError, TrainingError
 from ..losses.featurenets import FeatureNet
 from ..losses.perceptual import Dists, FeatureNetwork, ImageFeatures, Lpips, TeacherFeatures
 from ..pixels.tiling import free_memory
-from ..recipes.config import Run, kind, method_of, override
+from ..recipes.config import Run, method_of, override
 from ..recipes.recipes import recipe
-from .opening import source
+from .needs import GB, Need, Plan, Row, highest, total, with_allowances
+from .opening import open_restorer, source
 from .steps import precision as chosen
 
-GB = 1e9
-CARDS = (24, 40, 80)
-"""GB of the cards that a plan answers for."""
-CONTEXT, SHARE = 0.8 * GB, 0.1
 META = torch.device("meta")
 NAMES = {"net": "denoiser, frozen", "codec": "autoencoder, frozen"}
 """A base's attribute -> what it is called."""
+UNKNOWN = "The restorer is not counted: train.restorer names none that is here."
 PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Row:
-    """Bytes that one part of the run holds from the first step to the last."""
-
-    part: str
-    frozen: int = 0
-    """Weights that are not trained, and buffers, in the dtype in which they are stored."""
-    trained: int = 0
-    gradients: int = 0
-    moments: int = 0
-    """Adam's two."""
-    average: int = 0
-    """The moving average of the student's weights."""
-
-    @property
-    def total(self) -> int:
-        return self.frozen + self.trained + self.gradients + self.moments + self.average
-
-
-@dataclass(frozen=True)
-class Need:
-    """Bytes of what comes and goes in one phase of a step: `fixed + each * micro` at the peak.
-
-    Fixed are copies of trained weights in the precision of the run.
-    """
-
-    phase: str
-    fixed: int
-    each: int
-    kept: int
-    """Per sample: what waits for the backward pass."""
-
-    def peak(self, micro: int) -> int:
-        return self.fixed + self.each * micro
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a run needs on one device."""
-
-    run: Run
-    precision: str
-    micro: int
-    """Samples of one forward pass."""
-    rows: tuple[Row, ...]
-    needs: dict[bool, tuple[Need, ...]]
-    """By whether blocks are computed again in the backward pass."""
-    flops: dict[str, int]
-    """Per sample of a step, by part; with the run's own setting of checkpointing."""
-
-    @property
-    def checkpointing(self) -> bool:
-        return bool(getattr(self.run.base, "checkpointing", False))
-
-    @property
-    def static(self) -> int:
-        return sum(row.total for row in self.rows)
-
-    def peak(self, micro: int, checkpointing: bool) -> int:
-        """Bytes on the device at the worst moment of a step, allowances included."""
-        moving = max(need.peak(micro) for need in self.needs[checkpointing])
-        return with_allowances(self.static + moving)
-
-    def largest(self, memory: float, checkpointing: bool) -> int:
-        """The largest micro-batch that fits into `memory` bytes; 0: not even one sample does."""
-        micro = 0
-        while micro < 1024 and self.peak(micro + 1, checkpointing) <= memory:
-            micro += 1
-        return micro
-
-    def __str__(self) -> str:
-        base, patch = kind(self.run.base), self.run.data.patch
-        lines = [
-            f"{self.run.name}: {kind(self.run.method)} on {base}, {patch} pixels, {self.precision}, "
-            f"{self.micro} samples at once, checkpointing {'on' if self.checkpointing else 'off'}",
-            "",
-            f"{'held all the time':34}{'frozen':>9}{'trained':>9}{'gradient':>9}{'Adam':>9}{'average':>9}"
-            f"{'GB':>9}",
-        ]
-        for row in (*self.rows, total(self.rows)):
-            values = (row.frozen, row.trained, row.gradients, row.moments, row.average, row.total)
-            lines.append(f"{row.part:34}" + "".join(f"{value / GB:9.3f}" for value in values))
-        for checkpointing, needs in self.needs.items():
-            about = "with checkpointing" if checkpointing else "without checkpointing"
-            lines += ["", f"{'comes and goes, ' + about:34}{'kept':>9}{'at peak':>9}   per sample, GB"]
-            lines += [f"{n.phase:34}{n.kept / GB:9.3f}{n.each / GB:9.3f}" for n in needs]
-        lines += ["", f"{'work of a step, per sample':34}{'TFLOP':>9}"]
-        work = {**self.flops, "in all": sum(self.flops.values())}
-        lines += [f"{part:34}{value / 1e12:9.3f}" for part, value in work.items()]
-        head = "".join(f"{f'{card} GB':>9}" for card in CARDS)
-        lines += ["", f"{'largest micro-batch on a card of':34}{head}"]
-        for checkpointing in self.needs:
-            fits = "".join(f"{self.largest(card * GB, checkpointing) or '-':>9}" for card in CARDS)
-            lines.append(f"{'with checkpointing' if checkpointing else 'without checkpointing':34}{fits}")
-        lines += [
-            "",
-            f"GB are 10^9 bytes. All is counted, but for {SHARE:.0%} and {CONTEXT / GB:.1f} GB on top for "
-            "fragments, workspaces",
-            "and the GPU's context (an estimate). Attention is taken to store no scores.",
-        ]
-        return "\n".join(lines)
-
-
-def with_allowances(counted: int) -> int:
-    """Bytes, with what cannot be counted."""
-    return int(counted * (1 + SHARE) + CONTEXT)
-
-
-def total(rows: tuple[Row, ...]) -> Row:
-    names = [field.name for field in dataclasses.fields(Row) if field.name != "part"]
-    return Row("in all", *(sum(getattr(row, name) for row in rows) for name in names))
 
 
 def plan(run: Run, device: torch.device | str = "cuda", both: bool = True) -> Plan:
     """Counts what `run` needs on a device of that kind.
 
     both: with and without checkpointing, where the base has it, not only as the run says. Raises ConfigError
-    for a method that this base cannot carry.
+    for a method that this base cannot carry and for a restorer that it cannot learn from, ModelError.
     """
-    wide, init = precision(run, torch.device(device)), here(run)
+    device = torch.device(device)
+    wide, init, teacher = precision(run, device), here(run), restorer_here(run)
     own = getattr(run.base, "checkpointing", None)
     needs: dict[bool, tuple[Need, ...]] = {}
     rows: tuple[Row, ...] = ()
     flops: dict[str, int] = {}
     for checkpointing in [own] if own is None or not both else [False, True]:
         asked = run if own is None else _with(run, checkpointing=checkpointing)
-        step = Step(asked, init, PRECISIONS.get(wide))
+        step = Step(asked, init, PRECISIONS.get(wide), teacher, device)
         walk = step.walk(1)
         needs[bool(checkpointing)] = tuple(walk.needs)
         if checkpointing == own:
             rows, flops = step.rows, walk.flops
-    return Plan(run, wide, run.train.micro or run.train.batch, rows, needs, flops)
+    notes = (UNKNOWN,) if method_of(run).restores and teacher is None else ()
+    return Plan(run, wide, run.train.micro or run.train.batch, rows, needs, flops, notes)
 
 
 def precision(run: Run, device: torch.device) -> str:
@@ -196,20 +84,32 @@ class Walk:
     flops: dict[str, int] = field(default_factory=dict)
 
     def peak(self) -> int:
-        return max(need.peak(1) for need in self.needs)
+        return highest(self.needs, 1)
 
 
 class Step:
     """A run's method and base on tensors without data: what they hold, and what a step does."""
 
-    def __init__(self, run: Run, init: Source | None, dtype: torch.dtype | None):
-        """init: what train.init names, if it is here: of that size; None: of the published one."""
+    def __init__(
+        self, run: Run, init: Source | None, dtype: torch.dtype | None, restorer: Source | None = None,
+        device: torch.device | None = None,
+    ):  # fmt: skip
+        """init: what train.init names, if it is here: of that size; None: of the published one.
+
+        restorer: what train.restorer names; None: its pass is not counted. device: where the run is; None: a
+        GPU. On a CPU the restorer runs where data are made: in every data worker, beside the steps.
+        """
         self.run, self.meter, self.gpu = run, Meter(), OnGPU(dtype)
         self.held: dict[str, nn.Module] = {}
         self.base = face_of(run.base).shapes(run.base, init)
         self.method = method_of(run).build(run.method, self.base, self.perceptual)
         for net in networks(self.method).values():
             net.to(META)
+        if restorer is not None:
+            self.held["restorer"] = without_data(open_restorer(restorer, self.base.scale))
+            self.meter.watch(self.held["restorer"], "restorer")
+        self.early = device is not None and device.type == "cpu" and run.data.degrade_on != "device"
+        self.workers = run.data.workers if self.early else 0
         self.rows = static(self.base, self.method, self.held)
         for name, module in parts(self.base, self.method).items():
             self.meter.watch(module, name)
@@ -226,6 +126,7 @@ class Step:
         with self.gpu, self.meter:
             self.step(micro)
         self.seen.flops = dict(self.meter.flops)
+        self.beside(micro)
         return self.seen
 
     def perceptual(self, form: str) -> Distance:
@@ -255,9 +156,9 @@ class Step:
         with self.phase("making the batch"), torch.no_grad():
             x_hq = torch.empty(micro, 3, side, side, device=META)
             x_lq = torch.empty(micro, 3, side // base.scale, side // base.scale, device=META)
-            cond = base.cond(x_lq)
-            restored = x_hq if method.restores else None
-            batch = Batch(x_lq, x_hq, base.encode(x_hq), cond, base.null(cond), restored=restored)
+            z_hq, cond = base.encode(x_hq), base.cond(x_lq)
+            restored = self.restored(x_lq, x_hq) if method.restores else None
+            batch = Batch(x_lq, x_hq, z_hq, cond, base.null(cond), restored=restored)
         before = self.meter.now
         with self.phase("the student's step"):
             z_hat = method.generate(batch)
@@ -269,6 +170,25 @@ class Step:
             del terms
         if not method.critic_first:
             self.critic(batch, z_hat)
+
+    def restored(self, x_lq: Tensor, x_hq: Tensor) -> Tensor:
+        """What the restorer makes; a picture of that size where it does so elsewhere."""
+        net = self.held.get("restorer")
+        if net is None or self.workers:
+            return torch.empty_like(x_hq)
+        x: Tensor = net(x_lq)
+        return x.float()
+
+    def beside(self, micro: int) -> None:
+        """The restorer's part of a step where data are made: its results are kept for all uses of a pair."""
+        net, side = self.held.get("restorer"), self.run.data.patch // self.base.scale
+        if net is None or not self.early:
+            return
+        if self.workers:
+            taken, self.seen.flops["restorer"] = one_pass(net, (micro, 3, side, side))
+            name = f"restorer, in {self.workers} data workers"
+            self.seen.needs.append(Need(name, 0, self.workers * taken, 0, beside=True))
+        self.seen.flops["restorer"] //= self.run.data.uses
 
     def critic(self, batch: Batch, z_fake: Tensor) -> None:
         if self.method.critic is None:
@@ -304,6 +224,13 @@ def here(run: Run) -> Source | None:
     """What train.init names, if it is here."""
     with contextlib.suppress(ModelError):
         return source(run.train.init, face_of(run.base).components) if run.train.init else None
+    return None
+
+
+def restorer_here(run: Run) -> Source | None:
+    """What train.restorer names, if it is here."""
+    with contextlib.suppress(ModelError):
+        return source(run.train.restorer, ()) if run.train.restorer else None
     return None
 
 
@@ -345,7 +272,8 @@ def check(run: Run, sources: Sources, device: torch.device, micro: int = 0) -> s
     Raises TrainingError for a GPU that is too small; a computer's memory is only warned of.
     """
     micro = micro or run.train.micro or run.train.batch
-    step = Step(run, sources.get("train.init"), PRECISIONS.get(precision(run, device)))
+    dtype = PRECISIONS.get(precision(run, device))
+    step = Step(run, sources.get("train.init"), dtype, sources.get("train.restorer"), device)
     needed = with_allowances(total(step.rows).total + step.walk(micro).peak())
     free = free_memory(device)
     if needed <= free:
