@@ -3,9 +3,9 @@
 #
 #   benchmarks/figures.sh OUT [PACK] [--cpu] [--quick]
 #
-# PACK may hold wheels that this machine lacks (python benchmarks/gpu.py pack --wheels FOLDER): diffusers and
-# cyclopts for all but the plan of the compact base, torchao for smallmemory. --cpu rehearses where there is no
-# GPU, --quick with tiny sizes. OUT gets NAME.txt of each and summary.txt. Exits with 1 if one failed.
+# PACK may hold wheels that this machine lacks, in PACK/wheels: diffusers, and torchao for smallmemory. --cpu
+# rehearses where there is no GPU, --quick with tiny sizes. OUT gets NAME.txt of each and summary.txt. All end
+# within ten minutes. Exits with 1 if one failed.
 set -uo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/bare.sh"
 out='' pack='' device=cuda quick=''
@@ -44,9 +44,9 @@ if [ -n "$quick" ]; then
   figure roles 60 --device $device --side 32 --batch 1 --steps 1
   figure pipelines 120 --device $device --sizes tiny --runs 1
 else
-  figure plan 150 --device $device
+  figure plan 200 --device $device
   figure smallmemory 60
-  figure roles 120 --device $device
-  figure pipelines 240 --device $device
+  figure roles 90 --device $device
+  figure pipelines 200 --device $device
 fi
 exit $failed

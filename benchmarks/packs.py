@@ -31,6 +31,7 @@ QUALITY, SIDE = 90, 640
 """Of a WebP, and pixels of the longest crop; a training's own crops are cut out of it."""
 THIN = ("imagecodecs",)
 """Packages whose compiled codecs stay here: 26 MB that read formats a pack does not hold."""
+MANIFEST = "manifest.csv"
 PHOTOGRAPHS, RESTORERS, WHEELS = "photographs", ("restorer", "restorer2"), "wheels"
 
 
@@ -45,7 +46,7 @@ class Pack:
     def open(cls, folder: Path) -> "Pack":
         """Exits with one sentence for another folder."""
         found = [next((folder / name).glob("*.safetensors"), None) for name in RESTORERS]
-        if not (folder / PHOTOGRAPHS).is_dir() or found[0] is None:
+        if not (folder / PHOTOGRAPHS / MANIFEST).is_file() or found[0] is None:  # it is written last
             raise SystemExit(f"{folder}: expected a pack, found none: make it with gpu.py pack")
         return cls(folder / PHOTOGRAPHS, tuple(file for file in found if file is not None))
 
@@ -127,7 +128,7 @@ def photographs(data: Path, out: Path, most: float) -> int:
             break
         (out / row[0]).write_bytes(image)
         rows.append(row)
-    with (out / "manifest.csv").open("w", newline="") as file:  # crops of one photograph stay together
+    with (out / MANIFEST).open("w", newline="") as file:  # crops of one photograph stay together
         csv.writer(file).writerows([("file", "repo", "path"), *rows])
     return len(rows)
 
