@@ -39,13 +39,13 @@ figure() {
 }
 
 if [ -n "$quick" ]; then
-  figure plan 120 --device $device --sizes tiny --only compact-teacher --steps 1
-  figure smallmemory 120
-  figure roles 60 --device $device --side 32 --batch 1 --steps 1
-  figure pipelines 120 --device $device --sizes tiny --runs 1
+  figure plan 240 --device $device --sizes tiny --only compact-teacher --steps 1
+  figure smallmemory 240
+  figure roles 240 --device $device --side 32 --batch 1 --steps 1
+  figure pipelines 240 --device $device --sizes tiny --runs 1
 else
-  figure plan 200 --device $device
-  figure smallmemory 60
+  figure plan 180 --device $device
+  figure smallmemory 100
   figure roles 90 --device $device
   figure pipelines 200 --device $device
 fi
