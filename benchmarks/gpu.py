@@ -29,7 +29,7 @@ from common import parser
 from packs import LIMIT, RECIPE, Pack, pack
 
 from unistep.atomic import atomic_write
-from unistep.data.again import WINDOW
+from unistep.data.again import window
 from unistep.data.pairs import PLACES, Pairs, Photographs
 from unistep.errors import TrainingError, UnistepError
 from unistep.recipes.config import Run, override
@@ -65,7 +65,7 @@ def workers(batch: int, uses: int, cores: int) -> int:
     worker kept it.
     """
     most = max(1, cores - 2)
-    batches = -(-WINDOW // batch)
+    batches = window(batch) // batch
     sparing = max(n for n in range(1, most + 1) if batches % n == 0)
     return sparing if uses * sparing > most else most
 

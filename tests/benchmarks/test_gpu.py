@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from unistep.bases.tiny import pictures
-from unistep.data.again import WINDOW, place
+from unistep.data.again import place, window
 from unistep.data.pairs import Photographs
 from unistep.image import Picture, write_image
 from unistep.models.checkpoint import load_student
@@ -149,10 +149,9 @@ def test_what_is_planned_fits(seconds, step, opening, judging):
 @pytest.mark.parametrize("batch", gpu.BATCHES)
 def test_pairs_come_again_where_they_were_made(batch):
     count = gpu.workers(batch, 4, 16)
-    window = -(-WINDOW // batch) * batch
     made = {}
-    for position in range(0, 4 * window, batch):
-        index, time_before = place(position, 4, window)
+    for position in range(0, 4 * window(batch), batch):
+        index, time_before = place(position, 4, window(batch))
         made.setdefault(index, set()).add(position // batch % count)
         assert time_before < 4
     assert all(len(whose) == 1 for whose in made.values()) and 4 <= count <= 14

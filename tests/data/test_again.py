@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from unistep.data.again import WINDOW, Again, place
+from unistep.data.again import STEPS, WINDOW, Again, place
 from unistep.data.pairs import DataConfig, Pairs
 from unistep.errors import ConfigError
 
@@ -36,7 +36,9 @@ def steps(again, positions):
 def test_every_pair_comes_as_often_as_asked(uses, batch):
     """Once in each turn, in whole batches, and the second time no sooner than a window later."""
     window = Again(None, uses, batch=batch).window
-    assert window >= WINDOW and window % batch == 0 and window < WINDOW + batch
+    assert window >= WINDOW and window % (STEPS * batch) == 0 and window < WINDOW + STEPS * batch
+    for workers in (1, 2, 3, 4, 6, 12):  # who take turns, a step each
+        assert window // batch % workers == 0
     places = [place(i, uses, window) for i in range(2 * window * uses)]
     assert Counter(index for index, _ in places) == dict.fromkeys(range(2 * window), uses)
     assert len(set(places)) == len(places) and {time for _, time in places} == set(range(uses))

@@ -286,6 +286,7 @@ def test_batches_are_the_rows_turned_as_a_whole(run, out, upright, where):
 @pytest.mark.parametrize("uses", [1, 2])
 def test_samples_do_not_depend_on_workers_processes_or_the_start(run, out, uses, monkeypatch):
     monkeypatch.setattr("unistep.data.again.WINDOW", 8)
+    monkeypatch.setattr("unistep.data.again.STEPS", 1)
     settings = run(f"data.uses={uses}")
     alone = batch_list(settings, out)
     worked = batch_list(run(f"data.uses={uses}", "data.workers=2"), out)

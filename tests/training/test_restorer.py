@@ -34,7 +34,8 @@ def quiet(_: str) -> None: ...
 def cheap(monkeypatch):
     """Without the distance that costs a hundred times what a tiny step costs."""
     monkeypatch.setattr(progress, "swd", lambda image, reference: (image - reference).abs().mean((1, 2, 3)))
-    monkeypatch.setattr("unistep.data.again.WINDOW", 2)  # a pair comes again in the next step
+    monkeypatch.setattr("unistep.data.again.WINDOW", 2)
+    monkeypatch.setattr("unistep.data.again.STEPS", 1)  # a pair comes again in the next step
     yield
     AcceleratorState._reset_state()
     PartialState._reset_state()

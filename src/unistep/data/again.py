@@ -1,8 +1,8 @@
 """Pairs that cost much are used more than once, turned otherwise each time.
 
 A pair that was degraded, and restored by another network, costs as much as the step that learns from it. So
-about `WINDOW` pairs are kept and come `uses` times. Which pair comes at a position, and how it is turned, is
-a function of the position alone: a run resumes anywhere, and any number of workers gives the same.
+`WINDOW` pairs or a few more are kept and come `uses` times. Which pair comes at a position, and how it is
+turned, is a function of the position alone: a run resumes anywhere, and any number of workers gives the same.
 """
 
 from collections import OrderedDict
@@ -18,6 +18,9 @@ from .pairs import Pairs, Samples
 
 WINDOW = 240
 """Pairs between two uses of one, at least. Each is 0.6 MB, for crops of 160 pixels."""
+STEPS = 12
+"""Steps come by so many between two uses: with 2, 3, 4, 6 or 12 workers, who take turns, a pair falls to the
+one who has it."""
 
 
 class Again(Dataset[Any]):
@@ -31,7 +34,7 @@ class Again(Dataset[Any]):
         Whole steps make up a window: the same pairs are always restored together, and rounded alike.
         """
         self.pairs, self.uses, self.restore = pairs, uses, restore
-        self.window = -(-WINDOW // batch) * batch
+        self.window = window(batch)
         self.kept: OrderedDict[int, Samples] = OrderedDict()
 
     def __len__(self) -> int:
@@ -54,6 +57,11 @@ class Again(Dataset[Any]):
     def turn(self, time: int) -> int:
         """How a pair is turned when it comes for the time-th time: one of 8 ways, or 2 that are upright."""
         return time % 8 if self.pairs.config.rotations else 4 * (time % 2)
+
+
+def window(batch: int) -> int:
+    """Pairs between two uses of one, for steps of `batch` samples."""
+    return -(-WINDOW // (STEPS * batch)) * STEPS * batch
 
 
 def place(position: int, uses: int, window: int) -> tuple[int, int]:
