@@ -52,8 +52,6 @@ FIRST = 0.6
 REST = 5.0
 """Seconds for what comes after the last step."""
 SECOND = ("method.truth_share=0.25", "data.usm_sharpen=true")
-Validation.count, Validation.judged = 8, 1
-# No score decides here (train.keep=last), and the sliced Wasserstein distance costs seconds of a CPU a crop.
 QUIET = 10.0
 """Seconds between two lines of progress."""
 
@@ -283,6 +281,8 @@ def main() -> None:
     training.add_argument("--steps", type=int, help="of each stage, instead of what fits: for rehearsals")
     training.add_argument("--set", action="append", default=[], help="a setting of the recipe")
     args = p.parse_args()
+    # No score decides here, and the sliced Wasserstein distance costs seconds of a CPU a crop.
+    Validation.count, Validation.judged = 8, 1
     try:
         if args.command == "pack":
             restorers = [name for name in (args.restorer, args.restorer2) if name]
