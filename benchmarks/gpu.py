@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py pack --data PHOTOGRAPHS --restorer FILE [--restorer2 FILE] --out PACK
                                   [--wheels FOLDER] [--most 40MB]
-    python benchmarks/gpu.py train --pack PACK --out OUT [--minutes 9] [--cpu] [--init compact-sharp]
+    python benchmarks/gpu.py train --pack PACK --out OUT [--minutes 9] [--cpu] [--init compact-distilled]
                                    [--rate 4e-4] [--rate2 1e-4] [--set section.key=value]
 
 `pack` makes a folder of at most 60 MB (packs.py). `train` times a few real steps in several batches, degraded
@@ -273,7 +273,7 @@ def main() -> None:
     training.add_argument("--minutes", type=float, default=9.0)
     training.add_argument("--began", type=float, default=time.time(), help="when they began, Unix time")
     training.add_argument("--cpu", action="store_true", help="rehearse where there is no GPU")
-    training.add_argument("--init", default="compact-sharp", help="a model's name or a file")
+    training.add_argument("--init", default="compact-distilled", help="a model's name or a file")
     training.add_argument("--rate", type=float, default=4e-4, help="learning rate (default: 4e-4)")
     training.add_argument("--rate2", type=float, default=1e-4, help="of the second stage (default: 1e-4)")
     training.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="that are tried")

@@ -15,7 +15,7 @@ from ..students.onestep import Options
 from ..students.restorers import open_restorer
 from ..tensors import read, read_header, read_tensors, sha256
 
-DEFAULT = "compact-sharp"
+DEFAULT = "compact-distilled"
 """The embedded model that is used when none is named."""
 FIRST = "compact"
 """The base of weights that do not say."""
