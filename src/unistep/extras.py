@@ -15,6 +15,7 @@ EXTRA_OF = {
     "huggingface_hub": "sd",
     "torchao": "quant",
     "bitsandbytes": "quant-cuda",
+    "scipy": "eval",
 }
 """Package -> the extra of Unistep that installs it."""
 
@@ -33,7 +34,7 @@ def extra(package: str, module: str | None = None) -> Any:
     except (ImportError, RuntimeError) as error:  # a broken torchvision raises RuntimeError on import
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"expected the package {package} for this model, found none that works ({reason}): "
+            f"expected the package {package}, found none that works ({reason}): "
             f"pip install 'unistep[{EXTRA_OF[package]}]'"
         ) from error
 
