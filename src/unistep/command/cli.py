@@ -22,6 +22,7 @@ from unistep.command.bench import bench
 from unistep.command.cli_models import info, models
 from unistep.command.cli_train import export, prepare, train
 from unistep.command.doctor import doctor
+from unistep.command.evaluate import EXAMPLES, evaluate
 from unistep.command.options import argument, option
 from unistep.command.report import complain, say
 from unistep.command.upscale import upscale
@@ -75,6 +76,7 @@ app.command(
     help_epilogue="",
 )
 app.command(doctor, help_epilogue="Exit codes: 0 all well, 1 something to look at.")
+app.command(evaluate, name="eval", usage="Usage: unistep eval [OPTIONS]", help_epilogue=EXAMPLES)
 app.command(bench, help_epilogue="Example:\n  unistep bench --size 256 --repeat 10")
 
 

@@ -1,0 +1,67 @@
+"""What is measured already: a file of lines that only grows, so that a killed run loses one image at most.
+
+A line is one JSON object, {"key": ..., "values": {metric: number, or the reason why there is none}}, written
+at once and flushed to the disk. The key names all that the values depend on, so that nothing that was
+measured otherwise is ever taken for it, and lines of other runs do no harm.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..errors import DataError
+from .measuring import Value
+
+
+def key_of(*parts: Any) -> str:
+    """The same for the same parts (numbers, texts, dicts and lists of them)."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+class Journal:
+    """Values by key and metric; later lines go before earlier ones. To be closed, or used by `with`."""
+
+    def __init__(self, path: Path) -> None:
+        self.values: dict[str, dict[str, Value]] = {}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.file = path.open("a+b")
+            self.file.seek(0)
+            whole = 0
+            for line in self.file:
+                if not line.endswith(b"\n"):
+                    break  # a kill while it was written
+                whole += len(line)
+                self._take(line)
+            self.file.truncate(whole)
+        except OSError as error:
+            raise DataError(f"expected a folder to write to at {path.parent}, found: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.file.close()
+
+    def get(self, key: str) -> dict[str, Value]:
+        return self.values.get(key, {})
+
+    def add(self, key: str, values: Mapping[str, Value]) -> None:
+        """Keeps values; they are on the disk when this returns."""
+        self.values.setdefault(key, {}).update(values)
+        self.file.write(json.dumps({"key": key, "values": dict(values)}).encode() + b"\n")
+        self.file.flush()
+        os.fsync(self.file.fileno())
+
+    def _take(self, line: bytes) -> None:
+        try:
+            entry = json.loads(line)
+            self.values.setdefault(str(entry["key"]), {}).update(dict(entry["values"]))
+        except (ValueError, KeyError, TypeError):
+            return  # a damaged line is one that was never written: its image is measured again
