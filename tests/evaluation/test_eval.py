@@ -15,11 +15,13 @@ from test_judged import tiny_resshift, tiny_sd3, tiny_sd21
 from test_sets import picture
 
 from unistep.command.cli import main
+from unistep.errors import MemoryLimit
 from unistep.evaluation import sets, tables
 from unistep.evaluation.journal import Journal, key_of
 from unistep.evaluation.judged import Bicubic
 from unistep.evaluation.measuring import measures
 from unistep.evaluation.run import Evaluation, measure, results
+from unistep.upscaling.upscaler import Upscaler
 
 METRICS = ["--metric", "psnr_y", "--metric", "ssim_y", "--metric", "grid"]
 FILES = ("results.json", "images.csv", "table.md", "table.tex")
@@ -170,6 +172,22 @@ def test_a_metric_with_a_truth_says_why_it_is_not_there(pairs):
     scores = {score["metric"]: score for score in read(out)["scores"]}
     assert scores["psnr_y"]["why"] == "needs a truth, this set has none" and scores["grid"]["mean"] > 0
     assert not read(out)["tests"]
+
+
+def test_a_model_that_fails_is_named_with_its_image(pairs, capsys, monkeypatch):
+    def failing(self, image, *_, **__):
+        if image.rgb.mean() == failing.last:
+            raise MemoryLimit("not enough memory even for the smallest tile")
+        return before(self, image, *_, **__)
+
+    before, failing.last = Upscaler.__call__, (sets.read(pairs / "lq" / "1.png") / np.float32(255)).mean()
+    monkeypatch.setattr(Upscaler, "__call__", failing)
+    command = ["--model", "compact-plain", "--lq", f"mine={pairs / 'lq'}", "--out", pairs / "out", *METRICS]
+    assert run(*command) == 1
+    assert "compact-plain on mine/1: not enough memory" in capsys.readouterr().err
+    assert (pairs / "out" / "journal.jsonl").read_bytes().count(b"\n") == 1  # what was measured is kept
+    monkeypatch.setattr(Upscaler, "__call__", before)
+    assert run(*command) == 0
 
 
 @pytest.mark.parametrize("make", [tiny_sd3, tiny_sd21, tiny_resshift])

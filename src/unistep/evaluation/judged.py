@@ -193,6 +193,7 @@ def _noted(on: PictureSet, notes: Sequence[str]) -> PictureSet:
 
 def machine(device: str) -> str:
     """What models run on, in words that do not change between two runs on it."""
-    if device != "cpu" and torch.cuda.is_available():
-        return str(torch.cuda.get_device_name())
-    return "cpu"
+    kind = torch.accelerator.current_accelerator() if device != "cpu" else None
+    if kind is None:
+        return "cpu"
+    return str(torch.cuda.get_device_name()) if kind.type == "cuda" else kind.type

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from .. import __version__
-from ..errors import ModelError
+from ..errors import ModelError, UnistepError
 from .journal import Journal, key_of
 from .judged import Judged, Model, machine
 from .measuring import Measure, Value
@@ -63,8 +63,11 @@ def measure(run: Evaluation, journal: Journal, progress: Progress = lambda part,
     for who, on, sample, pixels in work:
         if who is not last:
             last, enlarge = who, who.open()
-        low, truth = on.load(sample)
-        result = enlarge(on, sample, low)
+        try:
+            low, truth = on.load(sample)
+            result = enlarge(on, sample, low)
+        except UnistepError as error:
+            raise type(error)(f"{who.name} on {on.name}/{sample.name}: {error}") from error
         wanted = (low.shape[0] * on.scale, low.shape[1] * on.scale, 3)
         if result.shape != wanted:
             raise ModelError(f"expected {who.name} to give {wanted}, found {result.shape} for {sample.name}")
