@@ -215,6 +215,9 @@ def test_results_of_others_and_what_is_left_out(pairs, capsys):
         and "<u>" in text
         and "pictures of the folder theirs" in text
     )
+    smooth(pairs / "theirs" / "0_out.png", 96, 64, 5)  # another picture under the same name
+    assert run(*command) == 0 and read(pairs / "out")["scores"][0]["judged"] == "bicubic"
+    assert 20 < read(pairs / "out")["scores"][1]["mean"] < 79
     (pairs / "theirs" / "1_out.png").unlink()
     picture(pairs / "lq" / "more.png", 24, 16)
     capsys.readouterr()
