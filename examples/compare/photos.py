@@ -120,7 +120,7 @@ def scores(niqe: Path | None = None, lpips: Sequence[Path] | None = None) -> dic
     return {
         name: metric.open(*(given.get(name) or ()))
         for name, metric in METRICS.items()
-        if not metric.files or given.get(name)
+        if metric.self_contained or given.get(name)
     }
 
 

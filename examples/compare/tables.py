@@ -10,7 +10,6 @@ from unistep.evaluation.metrics import METRICS, Score
 
 Rows = list[dict[str, object]]
 """Of a set, an image and a method: a line with a value for each measure."""
-SIGNS = {True: " ↑", False: " ↓", None: " →1"}
 DIGITS = {"psnr_y": 3, "niqe": 2, "grid": 2, "swd": 1}
 """After the point; of other measures 4."""
 
@@ -39,7 +38,7 @@ def best(name: str, values: Iterable[float]) -> float:
 
 
 def heading(name: str) -> str:
-    return METRICS[name].label + SIGNS[METRICS[name].higher_is_better]
+    return METRICS[name].heading
 
 
 def shown(name: str, value: float) -> str:
