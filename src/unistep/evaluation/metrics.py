@@ -8,6 +8,7 @@ to reproduce a figure measured on files, round first. Values outside [0,1] are m
     METRICS["niqe"].open("niqe_pris_params.npz")(image)
     METRICS["niqe"].open_from({"niqe": "niqe_pris_params.npz"}).files[0].sha256
 
+A measure of sets (`over`) is called as `score(images, references)` on two iterables of such tensors.
 Weights and pristine models of other projects are not part of Unistep: the caller names the files, or they are
 in the torch hub cache; a metric whose files are not there raises AbsentMetric.
 """
@@ -15,6 +16,7 @@ in the torch hub cache; a metric whose files are not there raises AbsentMetric.
 from math import inf
 
 from . import weights
+from .distributions import Fid, Kid
 from .fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y
 from .files import AbsentMetric
 from .metric import Metric, Opened, Score
@@ -24,9 +26,9 @@ from .planes import luma
 from .texture import gradient_energy, grid, swd
 
 __all__ = [
-    "METRICS", "AbsentMetric", "DistsMetric", "EaDistsMetric", "LpipsAlex", "LpipsSqueeze", "LpipsVgg",
-    "Metric", "Niqe", "Opened", "Score", "gradient_energy", "grid", "luma", "psnr_rgb", "psnr_y", "ssim_rgb",
-    "ssim_y", "swd",
+    "METRICS", "AbsentMetric", "DistsMetric", "EaDistsMetric", "Fid", "Kid", "LpipsAlex", "LpipsSqueeze",
+    "LpipsVgg", "Metric", "Niqe", "Opened", "Score", "gradient_energy", "grid", "luma", "psnr_rgb", "psnr_y",
+    "ssim_rgb", "ssim_y", "swd",
 ]  # fmt: skip
 
 METRICS: dict[str, Metric] = {
@@ -61,6 +63,18 @@ METRICS: dict[str, Metric] = {
     "niqe": Metric("NIQE", Niqe, higher_is_better=False, needs_reference=False, range=(0, inf), protocol=
         "BasicSR's NIQE: rounded luma, 96x96 blocks, two scales, no border crop.",
         source="Mittal et al. 2013; BasicSR, metrics/niqe.py", files=(weights.NIQE,)),
+    "fid": Metric("FID", Fid, higher_is_better=False, needs_reference=True, range=(0, inf), over="sets",
+        protocol="Inception-v3 of 2015-12-05, resized as by clean-fid, to the set's references (pyiqa's fid).",
+        source="Heusel et al. 2017, arXiv 1706.08500; Parmar et al. 2022", files=(weights.INCEPTION,)),
+    "fid_g": Metric("FID-G", Fid, higher_is_better=False, needs_reference=True, range=(0, inf), over="sets",
+        protocol="FID of restored faces to their ground truths; TAD-SR does not say how images are resized.",
+        source="TAD-SR, Tab. III; name and reference set as in face restoration", files=(weights.INCEPTION,)),
+    "fid_f": Metric("FID-F", Fid, higher_is_better=False, needs_reference=True, range=(0, inf), over="sets",
+        protocol="FID of restored faces to the faces of FFHQ, which the user names as the reference set.",
+        source="TAD-SR, Tab. III; name and reference set as in face restoration", files=(weights.INCEPTION,)),
+    "kid": Metric("KID", Kid, higher_is_better=False, needs_reference=True, range=(-inf, inf), over="sets",
+        protocol="As FID; cubic kernel, unbiased, mean of 100 subsets of 1,000 images (or all), seed 0.",
+        source="Binkowski et al. 2018, arXiv 1801.01401", files=(weights.INCEPTION,)),
     "swd": Metric("SWD", swd, higher_is_better=False, needs_reference=True, unit="x 1000", range=(0, inf),
         source="Karras et al. 2018, arXiv 1710.10196, of single images", protocol=
         "Sliced Wasserstein distance of 7x7 patches over a Laplacian pyramid, to the reference; seed 0."),

@@ -29,6 +29,10 @@ LPIPS_SQUEEZE, LPIPS_ALEX, LPIPS_VGG = (
 DISTS = WeightsFile(
     "dists", "the weights of DISTS", "MIT", f"{PYIQA}, from dingkeyan93/DISTS", "DISTS_weights-f5e65c96"
 )
+INCEPTION = WeightsFile(
+    "inception", "the Inception-v3 weights of FID", "Apache-2.0, trained on ImageNet",
+    "github.com/mseitzer/pytorch-fid, release fid_weights", "pt_inception-2015-12-05-6726825d",
+)  # fmt: skip
 NIQE = WeightsFile(
     "niqe", "the pristine model (.npz) of BasicSR", "Apache-2.0", "XPixelGroup/BasicSR, basicsr/metrics",
     digits="2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296",
