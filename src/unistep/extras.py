@@ -16,6 +16,7 @@ EXTRA_OF = {
     "torchao": "quant",
     "bitsandbytes": "quant-cuda",
     "scipy": "eval",
+    "pyiqa": "eval-nc",
 }
 """Package -> the extra of Unistep that installs it."""
 

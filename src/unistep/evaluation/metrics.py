@@ -13,12 +13,14 @@ Weights and pristine models of other projects are not part of Unistep: the calle
 in the torch hub cache; a metric whose files are not there raises AbsentMetric.
 """
 
+from functools import partial
 from math import inf
 
 from . import weights
 from .distributions import Fid, Kid
 from .fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y
 from .files import AbsentMetric
+from .learned import open_learned
 from .metric import Metric, Opened, Score
 from .natural import Niqe
 from .perceptual import DistsMetric, EaDistsMetric, LpipsAlex, LpipsSqueeze, LpipsVgg
@@ -64,7 +66,7 @@ METRICS: dict[str, Metric] = {
         "BasicSR's NIQE: rounded luma, 96x96 blocks, two scales, no border crop.",
         source="Mittal et al. 2013; BasicSR, metrics/niqe.py", files=(weights.NIQE,)),
     "fid": Metric("FID", Fid, higher_is_better=False, needs_reference=True, range=(0, inf), over="sets",
-        protocol="Inception-v3 of 2015-12-05, resized as by clean-fid, to the set's references (pyiqa's fid).",
+        protocol="Inception-v3 of 2015-12-05, resized as by clean-fid, to the set's references (pyiqa).",
         source="Heusel et al. 2017, arXiv 1706.08500; Parmar et al. 2022", files=(weights.INCEPTION,)),
     "fid_g": Metric("FID-G", Fid, higher_is_better=False, needs_reference=True, range=(0, inf), over="sets",
         protocol="FID of restored faces to their ground truths; TAD-SR does not say how images are resized.",
@@ -75,6 +77,15 @@ METRICS: dict[str, Metric] = {
     "kid": Metric("KID", Kid, higher_is_better=False, needs_reference=True, range=(-inf, inf), over="sets",
         protocol="As FID; cubic kernel, unbiased, mean of 100 subsets of 1,000 images (or all), seed 0.",
         source="Binkowski et al. 2018, arXiv 1801.01401", files=(weights.INCEPTION,)),
+    "clipiqa": Metric("CLIP-IQA", partial(open_learned, "clipiqa"), higher_is_better=True,
+        needs_reference=False, range=(0, 1), package="pyiqa", source="Wang et al. 2023, arXiv 2207.12396",
+        protocol="pyiqa's clipiqa (ResNet-50 CLIP), in float32; SinSR and TAD-SR in half precision."),
+    "musiq": Metric("MUSIQ", partial(open_learned, "musiq"), higher_is_better=True, needs_reference=False,
+        range=(0, 100), package="pyiqa", source="Ke et al. 2021, arXiv 2108.05997",
+        protocol="pyiqa's musiq (KonIQ-10k), in float32; SinSR and TAD-SR in half precision."),
+    "maniqa-pipal": Metric("MANIQA-PIPAL", partial(open_learned, "maniqa-pipal"), higher_is_better=True,
+        needs_reference=False, range=(0, 1), package="pyiqa", source="Yang et al. 2022, arXiv 2204.08958",
+        protocol="pyiqa's maniqa-pipal (TSD-SR, OSEDiff), crops of seed 0; not its maniqa of KonIQ-10k."),
     "swd": Metric("SWD", swd, higher_is_better=False, needs_reference=True, unit="x 1000", range=(0, inf),
         source="Karras et al. 2018, arXiv 1710.10196, of single images", protocol=
         "Sliced Wasserstein distance of 7x7 patches over a Laplacian pyramid, to the reference; seed 0."),
