@@ -1,5 +1,6 @@
 """The measures against the authors' own numbers, inline transcriptions, and what they must notice."""
 
+import io
 import json
 
 import goldens
@@ -240,6 +241,22 @@ def test_niqe_ignores_flat_blocks_and_refuses_small_images(niqe):
     assert niqe(torch.full((1, 3, 96, 192), 0.5)).isnan().all()
     with pytest.raises(ImageError, match=r"a whole block of 96x96 pixels, not \(191, 95\)"):
         niqe(noise(0, 1, 3, 191, 95))
+
+
+@settings(max_examples=5, deadline=None)
+@given(height=st.integers(96, 230), width=st.integers(96, 230), strength=st.floats(0.1, 1))
+def test_niqe_takes_any_size_and_counts_whole_blocks_alone(height, width, strength):
+    window = np.full((7, 7), 1 / 49)
+    file = io.BytesIO()
+    np.savez(file, mu_pris_param=np.full((1, 36), 0.5), cov_pris_param=np.eye(36), gaussian_window=window)
+    file.seek(0)
+    score = Niqe(file)
+    picture = 0.5 + strength * (noise(0, 1, 3, height, width) - 0.5)
+    found = score(picture).item()
+    assert found == score(picture[..., : height // 96 * 96, : width // 96 * 96]).item() > 0
+    beyond = picture.clone()
+    beyond[..., height // 96 * 96 :, :] = 1
+    assert score(beyond).item() == found
 
 
 def test_niqe_names_a_wrong_file(tmp_path):

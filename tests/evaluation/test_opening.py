@@ -1,6 +1,7 @@
 """What the table says of each metric, and how its files are found: given, cached, absent, another."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,3 +113,19 @@ def test_a_metric_without_files_opens_from_anything():
 def test_a_metric_without_its_files_is_absent(cache, name):
     with pytest.raises(AbsentMetric, match=METRICS[name].files[0].what.split("(")[0]):
         METRICS[name].open_from()
+
+
+def test_the_documentation_has_a_row_for_each_metric_and_each_file():
+    text = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    metrics, files = (
+        {line.split("`")[1]: line for line in part.splitlines() if line.startswith("| `")}
+        for part in text.split("## The files")
+    )
+    known = {file.key: file for metric in METRICS.values() for file in metric.files}
+    assert metrics.keys() == METRICS.keys() and files.keys() == known.keys()
+    for name, metric in METRICS.items():
+        for said in (metric.heading.replace("*", r"\*"), metric.protocol, metric.source):
+            assert said in metrics[name]
+        assert [f"`{file.key}`" in metrics[name] for file in metric.files] == [True] * len(metric.files)
+    for key, file in known.items():
+        assert file.licence in files[key] and file.origin in files[key] and file.known in files[key]

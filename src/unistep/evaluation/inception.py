@@ -3,7 +3,7 @@
 The network of 2015-12-05 that FID was defined with differs from torchvision's: average pooling leaves out the
 padding, and the last block pools by maximum. Tensor names are those of torchvision and pytorch-fid.
 
-Images come to 299x299 in one of three ways, which change FID by more than methods differ (arXiv 2104.11222):
+Images come to 299x299 in one of three ways, and FID depends on which (arXiv 2104.11222):
 
     clean        Pillow's bicubic with antialiasing, per channel in float; clean-fid, and pyiqa's `fid`
     bilinear     bilinear without antialiasing, half-pixel centres; pytorch-fid
