@@ -159,9 +159,13 @@ def test_no_mean_over_a_smaller_set(pairs):
     assert scores["grid"]["mean"] is None and scores["grid"]["why"].startswith(
         "1 of 3 images have no value: This"
     )
-    assert "--file niqe=PATH" in scores["niqe"]["why"]
+    assert "give niqe=FILE" in scores["niqe"]["why"]
     text = (out / "table.md").read_text()
-    assert "| — [1] |" in text and "grid: 1 of 3 images have no value" in text and "NIQE: its files" in text
+    assert (
+        "| — [1] |" in text
+        and "grid: 1 of 3 images have no value" in text
+        and "NIQE: expected the pristine model" in text
+    )
     lines = [*csv.DictReader((out / "images.csv").read_text().splitlines())]
     assert [line["grid"] == "" for line in lines] == [True, False, False]
 
@@ -273,7 +277,13 @@ def test_the_caption_has_the_protocol(pairs):
         (["--model", "bicubic", "--out", "o", "--lq", "lq", "--metric", "psmr"], 2, "“psmr”"),
         (["--model", "bicubic", "--out", "o", "--lq", "lq", "--border", "-1"], 2, "--border"),
         (["--model", "bicubic", "--out", "o", "--lq", "lq", "--file", "niqe=gone.npz"], 1, "gone.npz"),
-        (["--model", "bicubic", "--out", "o", "--lq", "lq", "--file", "niqe"], 2, "METRIC=PATH"),
+        (["--model", "bicubic", "--out", "o", "--lq", "lq", "--file", "niqe"], 2, "KEY=PATH"),
+        (
+            ["--model", "bicubic", "--out", "o", "--lq", "lq", "--file", "nique=x"],
+            2,
+            "a key out of squeezenet",
+        ),
+        (["--model", "bicubic", "--out", "o", "--lq", "lq", "--metric", "fid"], 2, "one over whole sets"),
         (["--model", "bicubic", "--out", "o", "--lq", "lq", "--lq", "lq"], 2, "found lq twice"),
         (["--model", "bicubic", "--out", "o", "--lq", "gone"], 1, "found none at gone"),
         (["--model", "bicubic", "--out", "o", "--set", "RealSR"], 2, "--set NAME=FOLDER"),

@@ -87,7 +87,7 @@ def evaluate(
     ] = None,
     file: Annotated[
         list[str] | None,
-        option("A file that a metric needs; repeated in the metric's order.", metavar="METRIC=PATH"),
+        option("A file that metrics need, by its key in docs/evaluate.md.", metavar="KEY=PATH"),
         BY,
     ] = None,
     border: Annotated[
@@ -212,13 +212,13 @@ def _named(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _files(texts: Sequence[str]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+def _files(texts: Sequence[str]) -> dict[str, Path]:
+    found: dict[str, Path] = {}
     for text in texts:
-        name, sign, path = text.partition("=")
+        key, sign, path = text.partition("=")
         if not sign:
-            raise ConfigError(f"expected --file METRIC=PATH, found {text!r}")
-        found.setdefault(name, []).append(Path(path))
+            raise ConfigError(f"expected --file KEY=PATH, found {text!r}")
+        found[key] = Path(path)
     return found
 
 

@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ImageError, ModelError
+from ..errors import ConfigError, ImageError
 from ..image.stored import Codes
-from ..tensors import sha256
+from .files import AbsentMetric
 from .metrics import METRICS, Metric, Score
+
+IMAGES = {name: metric for name, metric in METRICS.items() if metric.over == "images"}
+"""The metrics that score one image; FID and its like score whole sets."""
 
 Value = float | str
 """A number, or why there is none."""
@@ -24,8 +27,10 @@ class Measure:
 
     name: str
     metric: Metric
+    label: str
+    """The metric's, starred where a file is not proven to be its authors'."""
     files: tuple[tuple[str, str], ...] = ()
-    """(name, SHA-256) of each file that it was opened with."""
+    """(key, SHA-256) of each file that it was opened with."""
     score: Score | None = None
     why: str = ""
     border: int = 0
@@ -37,7 +42,7 @@ class Measure:
         metric = self.metric
         better = {True: "higher", False: "lower", None: "near 1"}[metric.higher_is_better]
         return {
-            "label": metric.label, "protocol": metric.protocol, "unit": metric.unit, "better": better,
+            "label": self.label, "protocol": metric.protocol, "unit": metric.unit, "better": better,
             "reference": metric.needs_reference, "border": self.border if metric.needs_reference else 0,
             "files": dict(self.files), "absent": self.why,
         }  # fmt: skip
@@ -61,44 +66,43 @@ class Measure:
         return found if math.isfinite(found) else f"the value is {found}"
 
 
-def measures(
-    names: Sequence[str] | None, files: Mapping[str, Sequence[Path]], border: int = 0
-) -> list[Measure]:
+def measures(names: Sequence[str] | None, files: Mapping[str, Path], border: int = 0) -> list[Measure]:
     """Metrics ready to use, in the table's order.
 
     Args:
-        names: None: all that need no file, and those whose files are given.
-        files: of a metric, in the order in which it names them.
+        names: None: all that need nothing, and those of which a file is given.
+        files: by their keys (`WeightsFile.key`); others are looked for in the torch hub cache.
 
-    Raises ConfigError for an unknown metric, too few or too many files or a border below 0; ModelError for
+    Raises ConfigError for an unknown metric or file, one over whole sets, or a border below 0; ModelError for
     files that it cannot use. A metric that is asked for without its files is not an error but absent.
     """
-    for name in [*(names or ()), *files]:
-        if name not in METRICS:
-            raise ConfigError(f"expected a metric ({', '.join(METRICS)}), found “{name}”")
+    for name in names or ():
+        if name not in IMAGES:
+            kind = "one over whole sets" if name in METRICS else "none of this name"
+            raise ConfigError(f"expected a metric of images ({', '.join(IMAGES)}), found “{name}”, {kind}")
+    keys = dict.fromkeys(file.key for metric in IMAGES.values() for file in metric.files)
+    for key in files:
+        if key not in keys:
+            raise ConfigError(f"expected --file KEY=PATH with a key out of {', '.join(keys)}, found “{key}”")
     if border < 0:
         raise ConfigError(f"expected --border to be 0 or more, found {border}")
-    wanted = [
-        name for name in METRICS
-        if (name in names if names else not METRICS[name].files) or name in files
-    ]  # fmt: skip
-    return [_measure(name, files.get(name, ()), border) for name in wanted]
+
+    def wanted(name: str, metric: Metric) -> bool:
+        if names:
+            return name in names
+        return metric.self_contained or any(file.key in files for file in metric.files)
+
+    return [_measure(name, files, border) for name, metric in IMAGES.items() if wanted(name, metric)]
 
 
-def _measure(name: str, files: Sequence[Path], border: int) -> Measure:
+def _measure(name: str, files: Mapping[str, Path], border: int) -> Measure:
     metric = METRICS[name]
-    for file in files:
-        if not file.is_file():
-            raise ModelError(f"expected a file of {name} at {file}, found none: name one that exists")
     try:
-        score = metric.open(*files)
-    except (ConfigError, ModelError) as error:
-        if files:
-            raise
-        needs = ", ".join(metric.files)
-        why = f"its files are not here: {needs} (--file {name}=PATH)" if needs else str(error)
-        return Measure(name, metric, (), None, why, border)
-    return Measure(name, metric, tuple((file.name, sha256(file)) for file in files), score, "", border)
+        opened = metric.open_from(files)
+    except AbsentMetric as error:
+        return Measure(name, metric, metric.label, (), None, " ".join(str(error).split()), border)
+    found = tuple((file.key, file.sha256) for file in opened.files)
+    return Measure(name, metric, opened.label, found, opened.score, "", border)
 
 
 def _tensor(codes: Codes, cut: int) -> Tensor:
