@@ -35,7 +35,7 @@ def extra(package: str, module: str | None = None) -> Any:
     except (ImportError, RuntimeError) as error:  # a broken torchvision raises RuntimeError on import
         reason = " ".join(str(error).split())[:200]
         raise ConfigError(
-            f"expected the package {package}, found none that works ({reason}): "
+            f"expected the package {package} that this needs, found none that works ({reason}): "
             f"pip install 'unistep[{EXTRA_OF[package]}]'"
         ) from error
 
