@@ -51,7 +51,8 @@ FIRST = 0.6
 """The first stage's share of the time, where there are two."""
 REST = 5.0
 """Seconds for what comes after the last step."""
-SECOND = ("method.truth_share=0.25", "data.usm_sharpen=true")
+RECIPES = (RECIPE, "compact-refined")
+"""Of the stages."""
 QUIET = 10.0
 """Seconds between two lines of progress."""
 
@@ -204,8 +205,8 @@ def stages(args: argparse.Namespace, found: Pack, gpu: bool) -> list[list[str]]:
     common = ["base.folded=true", "train.keep=last", "train.early=[]", f"train.plain={args.init}"]
     common += ["train.precision=bf16"] if gpu else []
     made = []
-    for restorer, rate, more in zip(found.restorers, (args.rate, args.rate2), ((), SECOND), strict=False):
-        made.append([*common, f"train.restorer={restorer}", f"train.lr={rate}", *more])
+    for restorer, rate in zip(found.restorers, (args.rate, args.rate2), strict=False):
+        made.append([*common, f"train.restorer={restorer}", f"train.lr={rate}"])
     return made
 
 
@@ -223,7 +224,7 @@ def run_stages(args: argparse.Namespace) -> None:
     for n, settings in enumerate(made):
         begins = time.time()
         until = end if n + 1 == len(made) else begins + FIRST * (end - begins)
-        run = override(recipe(RECIPE), [*settings, f"train.init={init}", *args.set])
+        run = override(recipe(RECIPES[n]), [*settings, f"train.init={init}", *args.set])
         trial = Trial(run, found.photographs)
         print(f"stage {n + 1}: {run.train.restorer}; opening {trial.opening:.1f} s", flush=True)
         paces = trial.paces(ways, args.probe)

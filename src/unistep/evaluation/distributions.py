@@ -8,6 +8,7 @@ of one size compare; each use says so.
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ LEAST = 1000
 log = logging.getLogger(__name__)
 
 
-class SetScore(nn.Module):
+class SetScore(nn.Module, ABC):
     """Called with two sets, iterables of images [B,3,H,W] in [0,1], it gives one number, a scalar float64.
 
     Or in two steps, for sets that are compared often: `features` of each batch, `distance` of all of them.
@@ -44,9 +45,9 @@ class SetScore(nn.Module):
         a, b = (torch.cat([self.features(x) for x in batches]) for batches in (images, references))
         return self.distance(a, b)
 
+    @abstractmethod
     def distance(self, features: Tensor, references: Tensor) -> Tensor:
         """Of the features [N,D] and [M,D] of two sets, N and M at least 2. Raises ImageError for fewer."""
-        raise NotImplementedError
 
 
 class Fid(SetScore):
