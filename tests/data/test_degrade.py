@@ -162,7 +162,7 @@ def test_presets_hold_the_published_values():
     assert dataclasses.asdict(DEGRADATIONS["light"]) == LIGHT
     assert not DEGRADATIONS["bicubic"].second_order
     assert dataclasses.asdict(DEGRADATIONS["faces"]) == FACES
-    assert set(DEGRADATIONS) == {"realesrgan", "light", "bicubic", "mild", "faces"}
+    assert set(DEGRADATIONS) == {"realesrgan", "light", "bicubic", "mild", "compressed", "faces"}
 
 
 # Pairs
@@ -351,7 +351,7 @@ def test_small_kernels():
 def test_wrong_use_is_refused():
     with pytest.raises(ConfigError, match="sides divisible by 4, found 33x32"):
         degrade(torch.zeros(1, 3, 32, 33), "light", seed=0, indices=[0])
-    with pytest.raises(ConfigError, match="out of realesrgan, light, bicubic, mild, faces, found “lite”"):
+    with pytest.raises(ConfigError, match="out of realesrgan, light, bicubic, mild, compressed, faces, found “lite”"):
         degrade(torch.zeros(1, 3, 32, 32), "lite", seed=0, indices=[0])
     with pytest.raises(ValueError):
         degrade(torch.zeros(2, 3, 32, 32), "light", seed=0, indices=[0])

@@ -87,8 +87,8 @@ def degrade(
     /,
     *,
     preset: Annotated[
-        Literal["realesrgan", "light", "bicubic", "mild", "faces"],
-        option("realesrgan (default), light, bicubic, mild or faces."),
+        Literal["realesrgan", "light", "bicubic", "mild", "compressed", "faces"],
+        option("realesrgan (default), light, bicubic, mild, compressed or faces."),
     ] = "realesrgan",
     seed: Annotated[int, option("The same seed gives the same pairs. Default: 0.")] = 0,
 ) -> int:

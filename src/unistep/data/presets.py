@@ -120,6 +120,24 @@ DEGRADATIONS: dict[str, Degradation | FaceDegradation] = {
         jpeg_range2=(75.0, 100.0),
         final_sinc_prob=0.4,
     ),
+    # Ours: sharp and clean until it was compressed strongly, as small pictures of the web are. In the others
+    # strong compression always comes with noise: a network that saw only them keeps the blocks of JPEG.
+    "compressed": replace(
+        _LIGHT,
+        blur_sigma=(0.2, 1.5),
+        sinc_prob=0.05,
+        resize_range=(0.5, 1.2),
+        noise_range=(0.0, 4.0),
+        poisson_scale_range=(0.0, 0.3),
+        jpeg_range=(60.0, 98.0),
+        second_blur_prob=0.2,
+        blur_sigma2=(0.2, 1.0),
+        resize_range2=(0.7, 1.2),
+        noise_range2=(0.0, 2.0),
+        poisson_scale_range2=(0.0, 0.15),
+        jpeg_range2=(25.0, 90.0),
+        final_sinc_prob=0.3,
+    ),
     "faces": FaceDegradation(),
 }
 
