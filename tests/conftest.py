@@ -9,6 +9,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # for processes that tests start; before to
 
 import pytest
 import torch
+from browsing import chromium, opened  # noqa: F401  (fixtures)
 from hypothesis import settings
 
 torch.set_num_threads(1)
