@@ -12,6 +12,8 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 INSIDE = ("file", "data", "blob", "about")
 HERE = ("127.0.0.1", "localhost")
+SLOW = 120_000
+"""Milliseconds that a busy machine may take for anything."""
 
 
 def executable() -> str | None:
@@ -27,7 +29,7 @@ def chromium() -> Iterator[object]:
         pytest.skip("no Chromium here: apt-get install chromium")
     with driver.sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu"])
+            browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu"], timeout=SLOW)
         except driver.Error as error:  # a stub that asks for snap, a missing library
             pytest.skip(f"the Chromium at {path} does not start: {str(error).splitlines()[0]}")
         yield browser
@@ -58,7 +60,7 @@ def opened(chromium) -> Iterator[Callable[..., object]]:
 
     def window(url: str, **context: object) -> object:
         contexts.append(chromium.new_context(**context))
-        contexts[-1].set_default_timeout(10_000)
+        contexts[-1].set_default_timeout(SLOW)
         contexts[-1].route("**/*", route)
         page = contexts[-1].new_page()
         page.on("console", said)

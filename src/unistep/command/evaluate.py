@@ -94,6 +94,9 @@ def evaluate(
         int, option("Pixels left out on each side by metrics with a truth. Default: 0."), BY
     ] = 0,
     out: Annotated[Path | None, option("Folder for results and tables.", "-o"), BY] = None,
+    keep_pictures: Annotated[
+        bool, option("Write every result, its input and truth as PNG too: unistep report shows them."), BY
+    ] = False,
     device: Annotated[Device, WAY] = "auto",
     dtype: Annotated[Dtype, WAY] = "auto",
     tile: Annotated[
@@ -122,9 +125,10 @@ def evaluate(
         raise ConfigError("expected --out FOLDER, found none")
     from unistep.evaluation.journal import Journal
     from unistep.evaluation.judged import Settings, agreed, judged
+    from unistep.evaluation.keeping import Pictures
     from unistep.evaluation.measuring import measures
     from unistep.evaluation.run import Evaluation, measure
-    from unistep.evaluation.writing import JOURNAL, write
+    from unistep.evaluation.writing import JOURNAL, RESULTS, write
     from unistep.extras import extra
 
     if fidelity is not None and not 0 <= fidelity <= 1:
@@ -144,11 +148,14 @@ def evaluate(
         for note in one.notes:
             say(f"{one.name}: {note}")
     run, bar = Evaluation(who, on, by, device), _Bar()
+    keep = Pictures.of(out, [one.name for one in who], [one.name for one in on]) if keep_pictures else None
     try:
         with Journal(out / JOURNAL) as journal:
-            measure(run, journal, bar.tick)
+            measure(run, journal, bar.tick, keep)
             bar.end()
             print(clean_lines(write(run, journal, out)))
+            if keep is not None:
+                keep.finish(out / RESULTS)
     except KeyboardInterrupt:
         bar.end()
         complain("interrupted; the same command does the rest")

@@ -20,6 +20,7 @@ from .. import __version__
 from ..errors import ModelError, UnistepError
 from .journal import Journal, key_of
 from .judged import Judged, Model, machine
+from .keeping import Pictures
 from .measuring import Measure, Value
 from .sets import PictureSet, Sample
 from .statistics import SAID, interval, paired
@@ -46,8 +47,15 @@ class Evaluation:
         return [one for one in self.measures if not one.lacks(on.reference)]
 
 
-def measure(run: Evaluation, journal: Journal, progress: Progress = lambda part, line: None) -> None:
+def measure(
+    run: Evaluation,
+    journal: Journal,
+    progress: Progress = lambda part, line: None,
+    keep: Pictures | None = None,
+) -> None:
     """Measures what the journal does not have. Models are opened one after the other, where there is work.
+
+    keep: where results are kept as pictures too; those that are not there are made again.
 
     Raises ModelError for a result of another size, and what a model raises; what was measured is kept.
     """
@@ -57,6 +65,7 @@ def measure(run: Evaluation, journal: Journal, progress: Progress = lambda part,
         for on in run.sets
         for sample in on.samples
         if missing(run, journal, who, on, sample)
+        or (keep is not None and keep.lack(run.key(who, on, sample), who.name, on, sample))
     ]
     total, done = sum(pixels for *_, pixels in work), 0
     last: Judged | None = None
@@ -71,8 +80,11 @@ def measure(run: Evaluation, journal: Journal, progress: Progress = lambda part,
         wanted = (low.shape[0] * on.scale, low.shape[1] * on.scale, 3)
         if result.shape != wanted:
             raise ModelError(f"expected {who.name} to give {wanted}, found {result.shape} for {sample.name}")
-        left = missing(run, journal, who, on, sample)
-        journal.add(run.key(who, on, sample), {key: one.value(result, truth) for key, one in left.items()})
+        if keep is not None:
+            keep.add(run.key(who, on, sample), who.name, on, sample, (low, truth, result))
+        if left := missing(run, journal, who, on, sample):
+            found = {key: one.value(result, truth) for key, one in left.items()}
+            journal.add(run.key(who, on, sample), found)
         done += pixels
         progress(done / total, f"{who.name}  {on.name}/{sample.name}")
 
