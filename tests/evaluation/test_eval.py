@@ -58,8 +58,8 @@ def read(out):
 
 def test_the_same_command_twice_gives_the_same_bytes(photos, tmp_path, capsys):
     for out in ("one", "two"):
-        code = run("--model", "bicubic", "--model", "ours=compact-plain", "--hr", photos, "--preset", "light",
-                   "--preset", "bicubic", "--out", tmp_path / out, *METRICS)  # fmt: skip
+        code = run("--model", "bicubic", "--model", "ours=compact-plain", "--hr", photos, "--degradation",
+                   "light", "--degradation", "bicubic", "--out", tmp_path / out, *METRICS)  # fmt: skip
         assert code == 0
     for name in FILES:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
@@ -96,7 +96,7 @@ main(sys.argv[1:])
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(photos, tmp_path, monkeypatch):
-    command = ["eval", "--model", "bicubic", "--model", "compact-plain", "--hr", str(photos), "--preset",
+    command = ["eval", "--model", "bicubic", "--model", "compact-plain", "--hr", str(photos), "--degradation",
                "light", *METRICS, "-d", "cpu", "--out"]  # fmt: skip
     source = str(Path(sets.__file__).parents[2])
     killed = subprocess.run(
@@ -123,7 +123,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(photos, tmp_path, monkeypatch):
 
 def test_a_journal_is_never_taken_for_another_run(tmp_path, photos):
     out = tmp_path / "out"
-    command = ["--model", "bicubic", "--hr", photos, "--preset", "light", "--out", out, "--metric", "psnr_y"]
+    command = ["--model", "bicubic", "--hr", photos, "--degradation", "light", "--metric", "psnr_y"]
+    command += ["--out", out]
     assert run(*command) == 0
     first = read(out)
     for more in (["--degrade-seed", 1], ["--border", 4]):
@@ -289,7 +290,7 @@ def test_the_caption_has_the_protocol(pairs):
         (["--model", "bicubic", "--out", "o", "--set", "RealSR"], 2, "--set NAME=FOLDER"),
         (["--model", "bicubic", "--out", "o", "--set", "Set5=lq"], 2, "“Set5”"),
         (["--model", "gone", "--out", "o", "--lq", "lq"], 1, "“gone”"),
-        (["--model", "bicubic", "--out", "o", "--hr", "lq", "--preset", "x"], 2, "x"),
+        (["--model", "bicubic", "--out", "o", "--hr", "lq", "--degradation", "x"], 2, "x"),
         (["--fail-if", "psnr_y<0"], 2, "--compare"),
     ],
 )

@@ -28,7 +28,7 @@ STEPS = 10
 """Lines that tell how far it is, where there is no terminal."""
 
 EXAMPLES = """Examples:
-  unistep eval --model bicubic --model compact-sharp --hr photos --preset light --out result
+  unistep eval --model bicubic --model compact-sharp --hr photos --degradation light --out result
   unistep eval --results theirs=folder --set RealSR=RealSRVal_crop128 --out result
   unistep eval --compare old/results.json new/results.json --fail-if "lpips>+0.01"
 
@@ -69,8 +69,8 @@ def evaluate(
         option("Clean photographs, to degrade; may be repeated.", metavar="[NAME=]FOLDER"),
         ON,
     ] = None,
-    preset: Annotated[
-        list[str] | None, option("Degradations of --hr; may be repeated. Default: realesrgan."), ON
+    degradation: Annotated[
+        list[str] | None, option("Of --hr; may be repeated. Default: realesrgan."), ON
     ] = None,
     degrade_seed: Annotated[int, option("Of the degradation. Default: 0."), ON] = 0,
     scale: Annotated[int, option("Of --pairs and --lq. Default: 4."), ON] = 4,
@@ -140,7 +140,9 @@ def evaluate(
         Settings(device, dtype, tile, colour, fidelity, seed),
     )
     by = measures(metric, _files(file or []), border)
-    sets = _sets(set or [], pairs or [], lq or [], hr or [], preset or ["realesrgan"], degrade_seed, scale)
+    sets = _sets(
+        set or [], pairs or [], lq or [], hr or [], degradation or ["realesrgan"], degrade_seed, scale
+    )
     from unistep.evaluation.sets import decided, first
 
     on = agreed(who, [first(decided(one, unmatched), limit) for one in sets], unmatched)
@@ -178,7 +180,7 @@ def _compare(files: tuple[Path, Path], texts: Sequence[str]) -> int:
 
 def _sets(
     known: Sequence[str], pairs: Sequence[tuple[str, Path]], lq: Sequence[str], hr: Sequence[str],
-    presets: Sequence[str], seed: int, scale: int,
+    degradations: Sequence[str], seed: int, scale: int,
 ) -> list[PictureSet]:  # fmt: skip
     from unistep.evaluation import sets
 
@@ -194,7 +196,7 @@ def _sets(
     for name, path in map(_named, lq):
         found.append(sets.of_low(name, Path(path), scale))
     for name, path in map(_named, hr):
-        found += [sets.of_clean(f"{name}-{preset}", Path(path), preset, seed) for preset in presets]
+        found += [sets.of_clean(f"{name}-{how}", Path(path), how, seed) for how in degradations]
     names = [one.name for one in found]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

@@ -52,7 +52,7 @@ def caption(results: Results, name: str) -> Iterator[str]:
     """All that makes the numbers of a set comparable, a sentence or two a line."""
     on, rules = results["sets"][name], results["statistics"]
     made = on["degradation"]
-    how = f", degraded by the preset {made['preset']}, seed {made['seed']}" if made else ""
+    how = f", degraded by {made['preset']}, seed {made['seed']}" if made else ""
     yield f"{name}: {on['images']} images, x{on['scale']}{how}, sha256 {on['sha256'][:12]}."
     if on["manifest"]:
         yield f"Protocol of {name}: crop: {on['manifest']['crop']}; licence: {on['manifest']['licence']}."
