@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from metric_pictures import noise
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,10 +20,6 @@ ALL = {
     "dists": ("vgg16", "dists"),
     "ea_dists": ("vgg16", "dists"),
 }
-
-
-def noise(seed: int, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from metric_pictures import load, noise
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
@@ -40,15 +41,6 @@ RECORDED = {
     ("rounded", 0): "resshift_{}_y_border0",
     ("rounded", 4): "resshift_{}_y_border4",
 }
-
-
-def load(name: str) -> Tensor:
-    with Image.open(GOLDEN / name) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
-
-
-def noise(seed: int, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("pair", range(4))

@@ -8,8 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from torch import Tensor
+from metric_pictures import load, noise
 
 from unistep.errors import ConfigError, ImageError
 from unistep.evaluation.fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y
@@ -24,15 +23,6 @@ RECORDED = {
     ("rounded", 4): "resshift_{}_rgb_border4",
 }
 ALL = (psnr_y, psnr_rgb, ssim_y, ssim_rgb)
-
-
-def load(name: str) -> Tensor:
-    with Image.open(GOLDEN / name) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
-
-
-def noise(seed: int, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("pair", range(4))
