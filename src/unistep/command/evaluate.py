@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 WHO = Parameter(group=Group.create_ordered("Who is judged"))
 ON = Parameter(group=Group.create_ordered("On which pictures"))
+PAPER = Parameter(group=Group.create_ordered("Tables of papers"))
 BY = Parameter(group=Group.create_ordered("By what"))
 WAY = Parameter(group=Group.create_ordered("How models run"))
 CI = Parameter(group=Group.create_ordered("Two results against each other"))
@@ -30,6 +31,7 @@ STEPS = 10
 EXAMPLES = """Examples:
   unistep eval --model bicubic --model compact-sharp --hr photos --degradation light --out result
   unistep eval --results theirs=folder --set RealSR=RealSRVal_crop128 --out result
+  unistep eval --preset tsd-sr-table-1 --set RealSR=RealSRVal_crop128 --model bicubic --out result
   unistep eval --compare old/results.json new/results.json --fail-if "lpips>+0.01"
 
 When a run was stopped, the same command does the rest. See docs/eval.md.
@@ -80,6 +82,12 @@ def evaluate(
         option("Files without a partner, of a wrong size or unreadable: stop (default) or skip them."),
         ON,
     ] = "stop",
+    preset: Annotated[
+        str | None,
+        option("A paper's table: its metrics, on those of its sets that --set gives. Alone: show it."),
+        PAPER,
+    ] = None,
+    presets: Annotated[bool, option("List the papers' tables."), PAPER] = False,
     metric: Annotated[
         list[str] | None,
         option("May be repeated. Default: all that need no file, or whose files are given."),
@@ -121,6 +129,11 @@ def evaluate(
         return _compare(compare, fail_if or [])
     if fail_if:
         raise ConfigError("--fail-if needs --compare OLD NEW: two results.json")
+    if presets or (preset and not (model or results or set or pairs or lq or hr or out)):
+        from unistep.command import papers
+
+        print(papers.shown(preset) if preset else papers.listed())
+        return 0
     if out is None:
         raise ConfigError("expected --out FOLDER, found none")
     from unistep.evaluation.journal import Journal
@@ -134,6 +147,15 @@ def evaluate(
     if fidelity is not None and not 0 <= fidelity <= 1:
         raise ConfigError(f"expected --fidelity to be from 0 to 1, found {fidelity}")
     extra("scipy")  # said before hours of work
+    table = None
+    if preset is not None:
+        from unistep.evaluation.presets import preset as plan
+
+        others = [name for name, given in (("--pairs", pairs), ("--lq", lq), ("--hr", hr)) if given]
+        table = plan(preset, [text.partition("=")[0] for text in set or []], metric, others)
+        metric = list(table.metrics)
+        if table.note:
+            say(table.note)
     who = judged(
         [_named(text) for text in model or []],
         [(name, Path(path)) for name, path in map(_named, results or [])],
@@ -149,7 +171,8 @@ def evaluate(
     for one in on:
         for note in one.notes:
             say(f"{one.name}: {note}")
-    run, bar = Evaluation(who, on, by, device), _Bar()
+    by, published = (table.ordered(by), table.said(border)) if table else (by, None)
+    run, bar = Evaluation(who, on, by, device, published), _Bar()
     keep = Pictures.of(out, [one.name for one in who], [one.name for one in on]) if keep_pictures else None
     try:
         with Journal(out / JOURNAL) as journal:

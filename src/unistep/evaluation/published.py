@@ -1,7 +1,7 @@
 """The papers' tables as data: numbers that were published, and what is known of how they were made.
 
 A file of `papers/` is a paper: `paper`, `source`; `says` (its protocol), `differs` (what is made otherwise
-here), `variants` (of a metric, by its key), `others` (columns that METRICS lacks, and why) and `tables`. Of a
+here), `variants` (of a metric, by its key), `others` (columns that METRICS may lack, why) and `tables`. Of a
 table: `number` as printed, `about`, `columns` (keys of METRICS or of `others`), `notes`, and `rows`, a text
 for each set of sets.toml, or for "" where nothing is measured on pictures. A line of it is a method, its
 steps (or -), and a number for each column (or -), every digit as printed. A * after a number: printed in bold
@@ -117,7 +117,7 @@ def _paper(stem: str) -> Iterator[Table]:
 
 
 def _column(key: str, paper: Mapping[str, Any]) -> Column:
-    if key in paper["others"]:
+    if key not in METRICS:
         other = paper["others"][key]
         return Column(key, other["label"], other["unit"], other["better"], "", other["why"])
     metric = METRICS[key]

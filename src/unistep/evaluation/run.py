@@ -9,7 +9,7 @@ the same bytes.
 
 import importlib.metadata
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Evaluation:
     """As `judged.agreed` gives them."""
     measures: Sequence[Measure]
     device: str = "auto"
+    published: Mapping[str, Any] | None = None
+    """What a paper has beside the results (`presets.Preset.said`); nothing that is measured depends on it."""
 
     def key(self, who: Judged, on: PictureSet, sample: Sample) -> str:
         """Of all that a result depends on."""
@@ -132,7 +134,8 @@ def results(run: Evaluation, journal: Journal) -> dict[str, Any]:
         for test in paired(whole):
             p = {key: float(f"{test[key]:.4g}") for key in ("p", "p_holm")}
             tests.append({"set": on.name, **test, "difference": rounded(test["difference"]), **p})
-    return {
+    beside = {} if run.published is None else {"published": dict(run.published)}
+    return beside | {
         "format": FORMAT,
         "order": {
             "judged": [who.name for who in run.judged],

@@ -7,12 +7,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from . import beside
+from .beside import ARROWS, NONE
 from .statistics import places
 
 Results = Mapping[str, Any]
-ARROWS = {"higher": " ↑", "lower": " ↓", "near 1": " →1"}
-NONE = "—"
-"""The cell of what has no mean; a note below says why."""
 
 
 def digits(metric: Mapping[str, Any]) -> int:
@@ -25,7 +24,11 @@ def markdown(results: Results) -> str:
     parts = []
     for name in results["order"]["sets"]:
         head, rows, notes = _table(results, name, _markdown_cell)
-        parts += [f"## {name}\n", _grid(head, rows)]
+        published = _published(results, name)
+        if published:
+            over = [f"*{beside.title(results)}*", *[""] * (len(head) - 1)]
+            published = [over, *published]
+        parts += [f"## {name}\n", _grid(head, [*rows, *published])]
         parts += [f"[{i}] {why}.\n" for i, why in enumerate(notes, 1)]
         parts += [f"{line}\n" for line in caption(results, name)]
         tests = [test for test in results["tests"] if test["set"] == name]
@@ -41,6 +44,11 @@ def latex(results: Results) -> str:
         head, rows, notes = _table(results, name, _latex_cell)
         lines = [" & ".join(map(escaped, head)) + r" \\ \hline"]
         lines += [" & ".join([escaped(row[0]), *row[1:]]) + r" \\" for row in rows]
+        published = _published(results, name)
+        if published:
+            over = f"\\multicolumn{{{len(head)}}}{{l}}{{\\textit{{{escaped(beside.title(results))}}}}}"
+            lines += [r"\hline", over + r" \\"]
+            lines += [" & ".join(map(escaped, row)) + r" \\" for row in published]
         said = [*(f"[{i}] {why}." for i, why in enumerate(notes, 1)), *caption(results, name)]
         opening = ["\\begin{table}", "\\centering", "\\begin{tabular}{l" + "c" * (len(head) - 1) + "}"]
         closing = ["\\end{tabular}", "\\caption{" + escaped(" ".join(said)) + "}", "\\end{table}\n"]
@@ -64,6 +72,7 @@ def caption(results: Results, name: str) -> Iterator[str]:
         yield f"{metric['label']}: {metric['protocol'].rstrip('.')}{files}.{border}"
     for who in results["order"]["judged"]:
         yield f"{who}: {_identity(results['judged'][who])}."
+    yield from beside.caption(results, name)
     yield "Results are rounded to 8 bits before they are measured. Bold: best; underlined: second best."
     yield f"In brackets: {rules['interval']}."
     if any(test["set"] == name for test in results["tests"]):
@@ -74,9 +83,10 @@ def caption(results: Results, name: str) -> Iterator[str]:
 def escaped(text: str) -> str:
     """As LaTeX shows it."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
-               "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$", "—": "---"}  # fmt: skip
+               "↑": r"$\uparrow$", "↓": r"$\downarrow$", "→": r"$\rightarrow$", "—": "---",
+               "†": r"$\dagger$"}  # fmt: skip
     special |= {c: f"\\{c}" for c in "&%$#_{}"}
-    return re.sub(r"[\\~^↑↓→—&%$#_{}]", lambda hit: special[hit[0]], text)
+    return re.sub(r"[\\~^↑↓→—†&%$#_{}]", lambda hit: special[hit[0]], text)
 
 
 _TESTS = ("metric", "models", "mean difference", "p", "p (Holm)")
@@ -105,8 +115,18 @@ def _table(results: Results, name: str, cell: Cell) -> tuple[list[str], list[lis
                 span = "" if score["low"] is None else f"[{score['low']:.{n}f}, {score['high']:.{n}f}]"
                 column.append(cell(f"{score['mean']:.{n}f}", span, place))
         columns.append(column)
+    for lacking in beside.lacking(results):
+        head.append(beside.heading(lacking))
+        notes.append(f"{lacking['label']}: {lacking['why']}")
+        columns.append([f"{NONE} [{len(notes)}]"] * len(judged))
     rows = [[who, *(column[i] for column in columns)] for i, who in enumerate(judged)]
     return head, rows, notes
+
+
+def _published(results: Results, name: str) -> list[list[str]]:
+    """Rows with as many cells as those of `_table`."""
+    keys = [*results["order"]["metrics"], *(column["key"] for column in beside.lacking(results))]
+    return beside.rows(results, name, keys)
 
 
 def _markdown_cell(number: str, span: str, place: int) -> str:
