@@ -3,7 +3,7 @@
 A file is written beside its target under a temporary name, flushed to the disk, and renamed over the target:
 whoever looks, whenever the power fails, sees the old file or the new one. An error or Ctrl-C removes the
 temporary file. A kill cannot, so its name says which process made it, and `remove_leftovers` deletes those
-whose process is gone.
+whose process is gone. `held` keeps a folder for one process.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 PREFIX, SUFFIX = ".unistep-", ".part"
+LOCK = "run.lock"
+"""In a folder that one process at a time writes to."""
 
 
 @contextlib.contextmanager
@@ -47,6 +49,27 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     """Like `atomic_path`, but gives a binary file to write to."""
     with atomic_path(path) as part, open(part, "wb") as file:
         yield file
+
+
+@contextlib.contextmanager
+def held(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes a folder and holds it for this process alone, also against those that do not see each other.
+
+    The system lets go of it when the process ends, even by a kill. Raises BlockingIOError if it is held,
+    other OSErrors as the system does. Needs filelock (extras train and eval).
+    """
+    from filelock import FileLock, Timeout
+
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = FileLock(Path(folder) / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise BlockingIOError(f"{folder} is held by another process") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(folder: str | os.PathLike[str]) -> int:

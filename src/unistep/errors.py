@@ -1,6 +1,8 @@
 """Everything that a user can cause ends in one of these, with one sentence that says what to do."""
 
+import difflib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -31,6 +33,22 @@ class TrainingError(UnistepError):
 
 class MemoryLimit(UnistepError):
     """Not enough memory even for the smallest tile."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean psnr_y?" for a name that is much like one that is known, else ""."""
+    lower = {one.lower(): one for one in known}
+    found = difflib.get_close_matches(name.lower(), lower, n=1)
+    return f"; did you mean {lower[found[0]]}?" if found else ""
+
+
+def check_distinct(what: str, names: Iterable[str]) -> None:
+    """Raises ConfigError if two of `what` ("model", "set") have one name."""
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        raise ConfigError(
+            f"expected a name of its own for each {what}, found {', '.join(twice)} twice: NAME=..."
+        )
 
 
 def check_range(section: str, config: Any, names: str, low: float, high: float = math.inf) -> None:

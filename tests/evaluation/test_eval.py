@@ -14,6 +14,7 @@ from PIL import Image
 from test_judged import tiny_resshift, tiny_sd3, tiny_sd21
 from test_sets import picture
 
+from unistep.atomic import held
 from unistep.command.cli import main
 from unistep.errors import MemoryLimit
 from unistep.evaluation import sets, tables
@@ -134,6 +135,16 @@ def test_a_journal_is_never_taken_for_another_run(tmp_path, photos):
     smooth(photos / "p0.png", 80, 72, 99)
     assert run(*command) == 0
     assert read(out)["scores"][0]["mean"] != first["scores"][0]["mean"]
+
+
+def test_two_runs_never_write_to_one_folder(pairs, capsys):
+    command = ["--model", "bicubic", "--lq", f"mine={pairs / 'lq'}", "--out", pairs / "out", *METRICS]
+    with held(pairs / "out"):
+        assert run(*command) == 1
+    err = capsys.readouterr().err
+    assert "out to be free, found another evaluation writing to it: wait" in err and err.count("\n") == 1
+    assert [path.name for path in (pairs / "out").iterdir()] == ["run.lock"]
+    assert run(*command) == 0
 
 
 def test_damaged_lines_are_measured_again(tmp_path):
@@ -275,7 +286,7 @@ def test_the_caption_has_the_protocol(pairs):
         (["--out", "o"], 2, "--model or --results"),
         (["--model", "bicubic"], 2, "--out FOLDER"),
         (["--model", "bicubic", "--out", "o"], 2, "give --set, --pairs, --lq or --hr"),
-        (["--model", "bicubic", "--out", "o", "--lq", "lq", "--metric", "psmr"], 2, "“psmr”"),
+        (["--model", "bicubic", "--out", "o", "--lq", "lq", "--metric", "psmr_y"], 2, "did you mean psnr_y?"),
         (["--model", "bicubic", "--out", "o", "--lq", "lq", "--border", "-1"], 2, "--border"),
         (["--model", "bicubic", "--out", "o", "--lq", "lq", "--file", "niqe=gone.npz"], 1, "gone.npz"),
         (["--model", "bicubic", "--out", "o", "--lq", "lq", "--file", "niqe"], 2, "KEY=PATH"),
@@ -289,6 +300,7 @@ def test_the_caption_has_the_protocol(pairs):
         (["--model", "bicubic", "--out", "o", "--lq", "gone"], 1, "found none at gone"),
         (["--model", "bicubic", "--out", "o", "--set", "RealSR"], 2, "--set NAME=FOLDER"),
         (["--model", "bicubic", "--out", "o", "--set", "Set5=lq"], 2, "“Set5”"),
+        (["--model", "bicubic", "--out", "o", "--set", "realset8=lq"], 2, "did you mean RealSet80?"),
         (["--model", "gone", "--out", "o", "--lq", "lq"], 1, "“gone”"),
         (["--model", "bicubic", "--out", "o", "--hr", "lq", "--degradation", "x"], 2, "x"),
         (["--fail-if", "psnr_y<0"], 2, "--compare"),

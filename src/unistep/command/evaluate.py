@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter
 from unistep.command.habits import tile_of
 from unistep.command.options import Device, Dtype, option
 from unistep.command.report import clean, complain, draw, duration, erase, say
-from unistep.errors import ConfigError
+from unistep.errors import ConfigError, check_distinct
 
 if TYPE_CHECKING:
     from unistep.evaluation.sets import PictureSet
@@ -220,12 +220,7 @@ def _sets(
         found.append(sets.of_low(name, Path(path), scale))
     for name, path in map(_named, hr):
         found += [sets.of_clean(f"{name}-{how}", Path(path), how, seed) for how in degradations]
-    names = [one.name for one in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            f"expected a name of its own for each set, found {', '.join(twice)} twice: NAME=..."
-        )
+    check_distinct("set", [one.name for one in found])
     if not found:
         raise ConfigError("expected pictures to measure on, found none: give --set, --pairs, --lq or --hr")
     return found

@@ -5,6 +5,7 @@ at once and flushed to the disk. The key names all that the values depend on, so
 measured otherwise is ever taken for it, and lines of other runs do no harm.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ..atomic import held
 from ..errors import DataError
 from .measuring import Value
 
@@ -23,13 +25,18 @@ def key_of(*parts: Any) -> str:
 
 
 class Journal:
-    """Values by key and metric; later lines go before earlier ones. To be closed, or used by `with`."""
+    """Values by key and metric; later lines go before earlier ones. To be used by `with`.
+
+    Its folder is held for this process alone until then. Raises DataError if another one holds it, or if
+    nothing can be written there.
+    """
 
     def __init__(self, path: Path) -> None:
         self.values: dict[str, dict[str, Value]] = {}
+        self.open = contextlib.ExitStack()
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self.file = path.open("a+b")
+            self.open.enter_context(held(path.parent))
+            self.file = self.open.enter_context(path.open("a+b"))
             self.file.seek(0)
             whole = 0
             for line in self.file:
@@ -38,7 +45,13 @@ class Journal:
                 whole += len(line)
                 self._take(line)
             self.file.truncate(whole)
+        except BlockingIOError as error:
+            raise DataError(
+                f"expected {path.parent} to be free, found another evaluation writing to it: wait for it, or "
+                "name another --out"
+            ) from error
         except OSError as error:
+            self.open.close()
             raise DataError(f"expected a folder to write to at {path.parent}, found: {error}") from error
 
     def __enter__(self) -> Self:
@@ -47,7 +60,7 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.file.close()
+        self.open.close()
 
     def get(self, key: str) -> dict[str, Value]:
         return self.values.get(key, {})

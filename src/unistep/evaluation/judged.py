@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..errors import ConfigError, UnistepError
+from ..errors import ConfigError, UnistepError, check_distinct
 from ..image import Picture
 from ..image.pixels import quantise
 from ..image.stored import Codes
@@ -163,12 +163,7 @@ def judged(
         for name, model in models
     ]
     found += [Results(name, folder) for name, folder in results]
-    names = [one.name for one in found]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(
-            f"expected a name of its own for each model, found {', '.join(twice)} twice: NAME=..."
-        )
+    check_distinct("model", [one.name for one in found])
     if not found:
         raise ConfigError("expected someone to judge, found none: give --model or --results")
     return found

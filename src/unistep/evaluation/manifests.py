@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 
-from ..errors import ConfigError
+from ..errors import ConfigError, near
 
 Size = tuple[int, int]
 """(width, height)"""
@@ -60,5 +60,7 @@ def manifest(name: str) -> Manifest:
     """The set of this name, in whatever case. Raises ConfigError for an unknown one."""
     known = {key.lower(): value for key, value in manifests().items()}
     if name.lower() not in known:
-        raise ConfigError(f"expected the name of a set ({', '.join(manifests())}), found “{name}”")
+        raise ConfigError(
+            f"expected the name of a set ({', '.join(manifests())}), found “{name}”{near(name, manifests())}"
+        )
     return known[name.lower()]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, ImageError
+from ..errors import ConfigError, ImageError, near
 from ..image.stored import Codes
 from .files import AbsentMetric
 from .metrics import METRICS, Metric, Score
@@ -78,12 +78,15 @@ def measures(names: Sequence[str] | None, files: Mapping[str, Path], border: int
     """
     for name in names or ():
         if name not in IMAGES:
-            kind = "one over whole sets" if name in METRICS else "none of this name"
-            raise ConfigError(f"expected a metric of images ({', '.join(IMAGES)}), found “{name}”, {kind}")
+            hint = ", one over whole sets" if name in METRICS else near(name, METRICS)
+            raise ConfigError(f"expected a metric of images ({', '.join(IMAGES)}), found “{name}”{hint}")
     keys = dict.fromkeys(file.key for metric in IMAGES.values() for file in metric.files)
     for key in files:
         if key not in keys:
-            raise ConfigError(f"expected --file KEY=PATH with a key out of {', '.join(keys)}, found “{key}”")
+            raise ConfigError(
+                f"expected --file KEY=PATH with a key out of {', '.join(keys)}, found “{key}”"
+                f"{near(key, keys)}"
+            )
     if border < 0:
         raise ConfigError(f"expected --border to be 0 or more, found {border}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ..atomic import held
 from ..bases import face_of
 from ..data.skipping import Report
 from ..errors import ConfigError, ModelError, TrainingError
@@ -21,7 +22,6 @@ from .players import Player, learning_rate
 SETTINGS = "run.json"
 STATE = "state.safetensors"
 WEIGHTS = "weights.safetensors"
-LOCK = "run.lock"
 FREE = {"train": ("micro", "sharding"), "data": ("workers", "memory", "strict")}
 """Settings that a run may be resumed with other values of: they decide how it is computed, not what."""
 UNREADABLE = (OSError, ValueError, TypeError, KeyError, RecursionError, ConfigError, ModelError)
@@ -35,20 +35,15 @@ def locked(out: Path) -> Iterator[None]:
 
     Raises TrainingError if another run holds it.
     """
-    from filelock import FileLock, Timeout
-
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out / LOCK)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise TrainingError(
-            f"expected {out} to be free, found another run writing to it: wait for it, or name another --out"
-        ) from error
-    try:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(held(out))
+        except BlockingIOError as error:
+            raise TrainingError(
+                f"expected {out} to be free, found another run writing to it: wait for it, or name another "
+                "--out"
+            ) from error
         yield
-    finally:
-        lock.release()
 
 
 @dataclass(frozen=True)
