@@ -295,7 +295,6 @@ def test_the_caption_has_the_protocol(pairs):
             2,
             "a key out of squeezenet",
         ),
-        (["--model", "bicubic", "--out", "o", "--lq", "lq", "--metric", "fid"], 2, "one over whole sets"),
         (["--model", "bicubic", "--out", "o", "--lq", "lq", "--lq", "lq"], 2, "found lq twice"),
         (["--model", "bicubic", "--out", "o", "--lq", "gone"], 1, "found none at gone"),
         (["--model", "bicubic", "--out", "o", "--set", "RealSR"], 2, "--set NAME=FOLDER"),

@@ -101,6 +101,11 @@ def evaluate(
     border: Annotated[
         int, option("Pixels left out on each side by metrics with a truth. Default: 0."), BY
     ] = 0,
+    reference_set: Annotated[
+        Path | None,
+        option("Pictures that fid_f compares with, such as the faces of FFHQ.", metavar="FOLDER"),
+        BY,
+    ] = None,
     out: Annotated[Path | None, option("Folder for results and tables.", "-o"), BY] = None,
     keep_pictures: Annotated[
         bool, option("Write every result, its input and truth as PNG too: unistep report shows them."), BY
@@ -141,6 +146,7 @@ def evaluate(
     from unistep.evaluation.keeping import Pictures
     from unistep.evaluation.measuring import measures
     from unistep.evaluation.run import Evaluation, measure
+    from unistep.evaluation.setwide import compared
     from unistep.evaluation.writing import JOURNAL, RESULTS, write
     from unistep.extras import extra
 
@@ -161,7 +167,7 @@ def evaluate(
         [(name, Path(path)) for name, path in map(_named, results or [])],
         Settings(device, dtype, tile, colour, fidelity, seed),
     )
-    by = measures(metric, _files(file or []), border)
+    by = measures(metric, _files(file or []), border, reference_set is not None)
     sets = _sets(
         set or [], pairs or [], lq or [], hr or [], degradation or ["realesrgan"], degrade_seed, scale
     )
@@ -172,10 +178,15 @@ def evaluate(
         for note in one.notes:
             say(f"{one.name}: {note}")
     by, published = (table.ordered(by), table.said(border)) if table else (by, None)
-    run, bar = Evaluation(who, on, by, device, published), _Bar()
     keep = Pictures.of(out, [one.name for one in who], [one.name for one in on]) if keep_pictures else None
+    bar = _Bar()
     try:
         with Journal(out / JOURNAL) as journal:
+            if reference_set is not None:
+                by = compared(by, reference_set, journal, unmatched, bar.tick)
+                bar.end()
+                bar = _Bar()
+            run = Evaluation(who, on, by, device, published)
             measure(run, journal, bar.tick, keep)
             bar.end()
             print(clean_lines(write(run, journal, out)))

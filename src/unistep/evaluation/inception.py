@@ -28,7 +28,7 @@ Resize = Literal["clean", "bilinear", "tensorflow"]
 Kernel = tuple[int, int]
 Layer = tuple[str, int, Kernel]
 """Name, channels out, kernel."""
-SIDE = 299
+SIDE, FEATURES = 299, 2048
 _1, _3, _5, _1x7, _7x1, _1x3, _3x1 = (1, 1), (3, 3), (5, 5), (1, 7), (7, 1), (1, 3), (3, 1)
 
 

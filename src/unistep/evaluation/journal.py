@@ -2,10 +2,12 @@
 
 A line is one JSON object, {"key": ..., "values": {metric: number, or the reason why there is none}}, written
 at once and flushed to the disk. The key names all that the values depend on, so that nothing that was
-measured otherwise is ever taken for it, and lines of other runs do no harm.
+measured otherwise is ever taken for it, and lines of other runs do no harm. Features of images, which
+metrics of whole sets are made of, lie in a file of their own beside it.
 """
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +18,10 @@ from typing import Any, Self
 
 from ..atomic import held
 from ..errors import DataError
+from .features import Features
 from .measuring import Value
+
+FEATURES = "features.bin"
 
 
 def key_of(*parts: Any) -> str:
@@ -33,7 +38,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.values: dict[str, dict[str, Value]] = {}
-        self.open = contextlib.ExitStack()
+        self.path, self.open = path, contextlib.ExitStack()
         try:
             self.open.enter_context(held(path.parent))
             self.file = self.open.enter_context(path.open("a+b"))
@@ -71,6 +76,14 @@ class Journal:
         self.file.write(json.dumps({"key": key, "values": dict(values)}).encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
+
+    @functools.cached_property
+    def features(self) -> Features:
+        """Features of images by key. Raises DataError for a file that cannot be read or written."""
+        try:
+            return self.open.enter_context(contextlib.closing(Features(self.path.with_name(FEATURES))))
+        except OSError as error:
+            raise DataError(f"expected {FEATURES} in {self.path.parent} to open, found: {error}") from error
 
     def _take(self, line: bytes) -> None:
         try:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..errors import ConfigError, ImageError, near
 from ..image.stored import Codes
+from .distributions import SetScore
 from .files import AbsentMetric
+from .inception import Inception
 from .metrics import METRICS, Metric, Score
-
-IMAGES = {name: metric for name, metric in METRICS.items() if metric.over == "images"}
-"""The metrics that score one image; FID and its like score whole sets."""
+from .sets import ReferenceSet
 
 Value = float | str
 """A number, or why there is none."""
@@ -34,53 +34,75 @@ class Measure:
     score: Score | None = None
     why: str = ""
     border: int = 0
-    """Pixels that are left out on each side, where it compares with the truth."""
+    """Pixels that are left out on each side, where it compares an image with its truth."""
+    reference_set: ReferenceSet | None = None
+    """What sets are compared with instead of their truths."""
+
+    @property
+    def of_sets(self) -> bool:
+        """Whether it scores whole sets, as FID does; then there is no value of an image."""
+        return self.metric.over == "sets"
 
     @property
     def said(self) -> dict[str, Any]:
         """What a caption says; two measures with the same are the same."""
         metric = self.metric
         better = {True: "higher", False: "lower", None: "near 1"}[metric.higher_is_better]
-        return {
+        said = {
             "label": self.label, "protocol": metric.protocol, "unit": metric.unit, "better": better,
             "reference": metric.needs_reference, "border": self.border if metric.needs_reference else 0,
             "files": dict(self.files), "absent": self.why,
         }  # fmt: skip
+        if self.of_sets:
+            known = self.reference_set and self.reference_set.said
+            said |= {"over": "sets", "border": 0, "reference_set": known}
+        return said
 
     def lacks(self, reference: bool) -> str:
         """Why it says nothing about a set with or without truths; "" where it does."""
         if self.score is None:
             return self.why
+        if self.metric.reference_set:
+            return "" if self.reference_set else "needs a reference set: give --reference-set FOLDER"
         return "needs a truth, this set has none" if self.metric.needs_reference and not reference else ""
 
     def value(self, result: Codes, truth: Codes | None) -> Value:
         """Of pictures uint8 [H, W, 3] of one size."""
-        assert self.score is not None
+        assert self.score is not None and not self.of_sets
         pictures = [result, truth] if self.metric.needs_reference and truth is not None else [result]
         cut = self.border if len(pictures) == 2 else 0
         try:
             with torch.inference_mode():
-                found = float(self.score(*(_tensor(codes, cut) for codes in pictures)))
+                return number(float(self.score(*(batch(codes, cut) for codes in pictures))))
         except ImageError as error:
             return " ".join(str(error).split())
-        return found if math.isfinite(found) else f"the value is {found}"
 
 
-def measures(names: Sequence[str] | None, files: Mapping[str, Path], border: int = 0) -> list[Measure]:
+def measures(
+    names: Sequence[str] | None, files: Mapping[str, Path], border: int = 0, reference_set: bool = False
+) -> list[Measure]:
     """Metrics ready to use, in the table's order.
 
     Args:
         names: None: all that need nothing, and those of which a file is given.
         files: by their keys (`WeightsFile.key`); others are looked for in the torch hub cache.
+        reference_set: whether there will be one: without it what compares with one is measured by name alone.
 
-    Raises ConfigError for an unknown metric or file, one over whole sets, or a border below 0; ModelError for
-    files that it cannot use. A metric that is asked for without its files is not an error but absent.
+    Raises ConfigError for an unknown metric or file, or a border below 0; ModelError for files that it cannot
+    use. A metric that is asked for without its files is not an error but absent.
     """
     for name in names or ():
-        if name not in IMAGES:
-            hint = ", one over whole sets" if name in METRICS else near(name, METRICS)
-            raise ConfigError(f"expected a metric of images ({', '.join(IMAGES)}), found “{name}”{hint}")
-    keys = dict.fromkeys(file.key for metric in IMAGES.values() for file in metric.files)
+        if name not in METRICS:
+            raise ConfigError(
+                f"expected a metric ({', '.join(METRICS)}), found “{name}”{near(name, METRICS)}"
+            )
+    if reference_set and names and not any(METRICS[name].reference_set for name in names):
+        with_one = ", ".join(name for name, metric in METRICS.items() if metric.reference_set)
+        raise ConfigError(
+            f"expected --metric {with_one} for --reference-set, found {', '.join(names)}: add it, or leave "
+            "the reference set out"
+        )
+    keys = dict.fromkeys(file.key for metric in METRICS.values() for file in metric.files)
     for key in files:
         if key not in keys:
             raise ConfigError(
@@ -93,9 +115,16 @@ def measures(names: Sequence[str] | None, files: Mapping[str, Path], border: int
     def wanted(name: str, metric: Metric) -> bool:
         if names:
             return name in names
+        if metric.by_name or (metric.reference_set and not reference_set):
+            return False
         return metric.self_contained or any(file.key in files for file in metric.files)
 
-    return [_measure(name, files, border) for name, metric in IMAGES.items() if wanted(name, metric)]
+    found = [_measure(name, files, border) for name, metric in METRICS.items() if wanted(name, metric)]
+    networks: dict[Any, Inception] = {}
+    for one in found:  # in memory once
+        if isinstance(one.score, SetScore):
+            one.score.network = networks.setdefault(one.files, one.score.network)
+    return found
 
 
 def _measure(name: str, files: Mapping[str, Path], border: int) -> Measure:
@@ -108,7 +137,11 @@ def _measure(name: str, files: Mapping[str, Path], border: int) -> Measure:
     return Measure(name, metric, opened.label, found, opened.score, "", border)
 
 
-def _tensor(codes: Codes, cut: int) -> Tensor:
+def number(found: float) -> Value:
+    return found if math.isfinite(found) else f"the value is {found}"
+
+
+def batch(codes: Codes, cut: int = 0) -> Tensor:
     """uint8 [H, W, 3] -> [1, 3, H, W] float32 in [0, 1], without a border."""
     height, width = codes.shape[:2]
     if 2 * cut >= min(height, width):

@@ -23,6 +23,8 @@ class Metric:
     protocol: what makes a number comparable. source: who says so, the paper first.
     over: "images", scored one by one -> [B], or "sets", scored as a whole (`distributions.SetScore`).
     package: the optional package that computes it, "" if Unistep does.
+    reference_set: whether the references of sets are one that the user names, instead of the truths.
+    by_name: whether it is measured only where it is asked for: another metric under the name of a field.
     """
 
     label: str
@@ -36,6 +38,8 @@ class Metric:
     files: tuple[WeightsFile, ...] = ()
     over: Literal["images", "sets"] = "images"
     package: str = ""
+    reference_set: bool = False
+    by_name: bool = False
 
     @property
     def lower_is_better(self) -> bool:

@@ -55,16 +55,16 @@ def bare(name: str) -> str:
     return ENDING.sub("", name) or name
 
 
-def pictures(folder: Path) -> tuple[list[Path], list[Problem]]:
+def pictures(folder: Path, recursive: bool = False) -> tuple[list[Path], list[Problem]]:
     """The picture files of a folder by name, and those that are pictures of a kind that is not read.
 
-    Hidden files, notes and folders inside are passed over. Raises DataError if there is no such folder, or no
-    picture in it.
+    Hidden files, notes and, unless `recursive`, folders inside are passed over. Raises DataError if there is
+    no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise DataError(f"expected a folder of pictures, found none at {folder}: name one that exists")
     found, bad = [], []
-    for path, why in scan(folder, False, None):
+    for path, why in scan(folder, recursive, None):
         if why is None:
             found.append(path)
         elif isinstance(why, OSError) or KINDS.get(path.suffix.lower()) in PICTURES:

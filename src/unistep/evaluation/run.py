@@ -2,12 +2,14 @@
 
 A sample is measured for all or for none: where one of them has no usable result for it, the rule of
 `pairing.settle` stops the run, or leaves it out for everybody, which the caption says. A mean is given only
-where every image of the set has a value. `results` depends on nothing but what was measured: no time, no
+where every image of the set has a value, and of whole sets (FID) one number stands in its place: the set's,
+without an interval or a test. `results` depends on nothing but what was measured: no time, no
 path, numbers of six digits after the point, so that two runs, or one that was killed and gone on with, give
 the same bytes.
 """
 
 import importlib.metadata
+import itertools
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,6 +20,7 @@ import torch
 
 from .. import __version__
 from ..errors import ModelError, UnistepError
+from . import setwide
 from .journal import Journal, key_of
 from .judged import Judged, Model, machine
 from .keeping import Pictures
@@ -46,7 +49,12 @@ class Evaluation:
         return key_of(FORMAT, who.said, who.digest(on, sample), sample.sha256, on.scale, place)
 
     def useful(self, on: PictureSet) -> list[Measure]:
-        return [one for one in self.measures if not one.lacks(on.reference)]
+        """Measures of images."""
+        return [one for one in self.measures if not one.of_sets and not one.lacks(on.reference)]
+
+    def set_wide(self, on: PictureSet) -> list[Measure]:
+        """Measures of whole sets."""
+        return [one for one in self.measures if one.of_sets and not one.lacks(on.reference)]
 
 
 def measure(
@@ -67,6 +75,7 @@ def measure(
         for on in run.sets
         for sample in on.samples
         if missing(run, journal, who, on, sample)
+        or features(run, journal, who, on, sample)
         or (keep is not None and keep.lack(run.key(who, on, sample), who.name, on, sample))
     ]
     total, done = sum(pixels for *_, pixels in work), 0
@@ -82,13 +91,19 @@ def measure(
         wanted = (low.shape[0] * on.scale, low.shape[1] * on.scale, 3)
         if result.shape != wanted:
             raise ModelError(f"expected {who.name} to give {wanted}, found {result.shape} for {sample.name}")
+        key = run.key(who, on, sample)
         if keep is not None:
-            keep.add(run.key(who, on, sample), who.name, on, sample, (low, truth, result))
+            keep.add(key, who.name, on, sample, (low, truth, result))
+        setwide.keep(features(run, journal, who, on, sample), journal, result, truth)
         if left := missing(run, journal, who, on, sample):
-            found = {key: one.value(result, truth) for key, one in left.items()}
-            journal.add(run.key(who, on, sample), found)
+            journal.add(key, {name: one.value(result, truth) for name, one in left.items()})
         done += pixels
         progress(done / total, f"{who.name}  {on.name}/{sample.name}")
+    for on in run.sets:
+        for one, who in itertools.product(run.set_wide(on), run.judged):
+            if measure_key(one) not in journal.get(key := set_key(run, who, on, one)):
+                journal.add(key, {measure_key(one): setwide.distance(one, journal, sides(run, who, on, one))})
+                progress(1.0, f"{who.name}  {on.name}  {one.label}")
 
 
 def missing(
@@ -97,6 +112,24 @@ def missing(
     """Measures whose values the journal does not have, by their keys."""
     have = journal.get(run.key(who, on, sample))
     return {key: one for one in run.useful(on) if (key := measure_key(one)) not in have}
+
+
+def features(
+    run: Evaluation, journal: Journal, who: Judged, on: PictureSet, sample: Sample
+) -> setwide.Wanted:
+    """Features that are not kept yet of a result and of its truth."""
+    of_sets = run.set_wide(on)
+    return setwide.missing(of_sets, journal, run.key(who, on, sample), sample) if of_sets else {}
+
+
+def set_key(run: Evaluation, who: Judged, on: PictureSet, one: Measure) -> str:
+    """Of all that a value of a whole set depends on."""
+    return key_of(FORMAT, "set", *sides(run, who, on, one))
+
+
+def sides(run: Evaluation, who: Judged, on: PictureSet, one: Measure) -> tuple[list[str], list[str]]:
+    """The keys of the features that a value of a whole set is made of: results, references."""
+    return setwide.sides(one, [run.key(who, on, sample) for sample in on.samples], on.samples)
 
 
 def measure_key(one: Measure) -> str:
@@ -119,11 +152,16 @@ def results(run: Evaluation, journal: Journal) -> dict[str, Any]:
                 line: dict[str, Any] = {"set": on.name, "judged": who.name, "metric": one.name}
                 found: list[Value] = []
                 line["why"] = one.lacks(on.reference)
+                line |= {"images": len(on.samples), "mean": None, "low": None, "high": None}
+                if one.of_sets and not line["why"]:
+                    value = journal.get(set_key(run, who, on, one))[measure_key(one)]
+                    line |= {"why": value} if isinstance(value, str) else {"mean": rounded(value)}
+                    scores.append(line)
+                    continue
                 if not line["why"]:
                     found = values(run, journal, who, on, one)
                     line["why"] = _why(found)
                 numbers = np.array([value for value in found if not isinstance(value, str)], np.float64)
-                line |= {"images": len(on.samples), "mean": None, "low": None, "high": None}
                 if not line["why"]:
                     line["mean"] = rounded(float(numbers.mean()))
                     low, high = interval(numbers) or (None, None)
@@ -166,15 +204,16 @@ def images(run: Evaluation, journal: Journal) -> list[dict[str, str]]:
     """A line for each image of a set and everyone who is judged; a value that does not exist is empty."""
     lines = []
     for on in run.sets:
-        useful = {one.name for one in run.useful(on)}
         columns = {
             (who.name, one.name): values(run, journal, who, on, one)
-            for who in run.judged for one in run.measures if one.name in useful
+            for who in run.judged for one in run.useful(on)
         }  # fmt: skip
         for i, sample in enumerate(on.samples):
             for who in run.judged:
                 line = {"set": on.name, "image": sample.name, "judged": who.name}
                 for one in run.measures:
+                    if one.of_sets:
+                        continue
                     value = columns.get((who.name, one.name), [""] * len(on.samples))[i]
                     line[one.name] = "" if isinstance(value, str) else f"{value:.6f}"
                 lines.append(line)

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -85,6 +86,25 @@ class PictureSet:
         if not kept:
             raise DataError(f"expected a sample of {self.name} that can be measured, found none: {note}")
         return replace(self, samples=kept, notes=(*self.notes, note))
+
+
+@dataclass(frozen=True)
+class ReferenceSet:
+    """Images whose distribution results should have."""
+
+    name: str
+    files: tuple[tuple[Path, str], ...]
+    """Each with the SHA-256 of its bytes."""
+    notes: tuple[str, ...] = ()
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """What a caption says; the hash is of the files' hashes, whatever the files are called."""
+        lines = "\n".join(sorted(digest for _, digest in self.files))
+        return {
+            "name": self.name, "images": len(self.files), "notes": list(self.notes),
+            "sha256": hashlib.sha256(lines.encode()).hexdigest(),
+        }  # fmt: skip
 
 
 def read(path: Path) -> Codes:

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import beside
 from .beside import ARROWS, NONE
+from .setwide import NO_INTERVAL, small
 from .statistics import places
 
 Results = Mapping[str, Any]
@@ -66,10 +67,13 @@ def caption(results: Results, name: str) -> Iterator[str]:
         yield f"Protocol of {name}: crop: {on['manifest']['crop']}; licence: {on['manifest']['licence']}."
     if on["notes"]:
         yield f"Note: {'; '.join(on['notes'])}."
-    for metric in (results["metrics"][key] for key in results["order"]["metrics"]):
+    for key in results["order"]["metrics"]:
+        metric = results["metrics"][key]
         files = "".join(f", {file} {digest[:12]}" for file, digest in metric["files"].items())
         border = f" Border of {metric['border']} pixels left out." if metric["border"] else ""
         yield f"{metric['label']}: {metric['protocol'].rstrip('.')}{files}.{border}"
+        if metric.get("over") == "sets":
+            yield from _of_sets(results, name, key)
     for who in results["order"]["judged"]:
         yield f"{who}: {_identity(results['judged'][who])}."
     yield from beside.caption(results, name)
@@ -78,6 +82,21 @@ def caption(results: Results, name: str) -> Iterator[str]:
     if any(test["set"] == name for test in results["tests"]):
         yield f"Test: {rules['test']}; correction: {rules['correction']}."
     yield "Versions: " + ", ".join(f"{key} {value}" for key, value in results["versions"].items()) + "."
+
+
+def _of_sets(results: Results, name: str, key: str) -> Iterator[str]:
+    """What is to be known of a distance between whole sets, where it has a value."""
+    if all(s["mean"] is None for s in results["scores"] if (s["set"], s["metric"]) == (name, key)):
+        return
+    metric = results["metrics"][key]
+    if reference := metric["reference_set"]:
+        notes = "".join(f", {note}" for note in reference["notes"])
+        yield (
+            f"Reference set of {metric['label']}: {reference['name']}, {reference['images']} images, sha256 "
+            f"{reference['sha256'][:12]}{notes}."
+        )
+    warning = small(metric, results["sets"][name]["images"])
+    yield f"{metric['label']}: {f'{warning}; ' if warning else ''}{NO_INTERVAL}."
 
 
 def escaped(text: str) -> str:
