@@ -84,7 +84,10 @@ def evaluate(
     ] = "stop",
     preset: Annotated[
         str | None,
-        option("A paper's table: its metrics, on those of its sets that --set gives. Alone: show it."),
+        option(
+            "A paper's table: its metrics, on those of its sets that --set gives. Alone: show it.",
+            metavar="TABLE",
+        ),
         PAPER,
     ] = None,
     presets: Annotated[bool, option("List the papers' tables."), PAPER] = False,
