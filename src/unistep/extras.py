@@ -16,6 +16,8 @@ EXTRA_OF = {
     "torchao": "quant",
     "bitsandbytes": "quant-cuda",
     "scipy": "eval",
+    "dlib": "faces",
+    "onnxruntime": "faces",
     "pyiqa": "eval-nc",
 }
 """Package -> the extra of Unistep that installs it."""

@@ -27,6 +27,7 @@ class WeightsFile:
     known: the name without suffix that the file has in the torch hub cache; it ends with the first digits of
     the SHA-256 of the authors' own .pth. "": there is no such file.
     digits: the SHA-256 of the authors' own file, or its beginning, where it is another one.
+    plain: the whole name that a file which is used as its authors keep it has in the torch hub cache.
     """
 
     key: str
@@ -35,6 +36,12 @@ class WeightsFile:
     origin: str
     known: str = ""
     digits: str = ""
+    plain: str = ""
+
+    @property
+    def cached(self) -> str:
+        """Its name in the torch hub cache; "" if it is not looked for there."""
+        return self.plain or (f"{self.known}.safetensors" if self.known else "")
 
     @property
     def proofs(self) -> tuple[str, ...]:
@@ -58,7 +65,7 @@ class FoundFile:
 
 
 def find(file: WeightsFile, given: Mapping[str, str | Path]) -> FoundFile:
-    """`given[file.key]`, or else the .safetensors of the torch hub cache.
+    """`given[file.key]`, or else the file of the torch hub cache.
 
     Raises AbsentMetric if there is none, ModelError for one that cannot be read. A given
     file that does not exist is a mistake, and the cache does not stand in for it.
@@ -68,19 +75,19 @@ def find(file: WeightsFile, given: Mapping[str, str | Path]) -> FoundFile:
         if not path.is_file():
             raise ModelError(f"{path}: expected {file.what}, found no file: name another as {file.key}=FILE")
         return _found(file, path)
-    folders = [Path(torch.hub.get_dir(), name) for name in ("checkpoints", "pyiqa")] if file.known else []
+    folders = [Path(torch.hub.get_dir(), name) for name in ("checkpoints", "pyiqa")] if file.cached else []
     for folder in folders:
-        path = folder / f"{file.known}.safetensors"
+        path = folder / file.cached
         if path.is_file():
             return _found(file, path)
-    for folder in folders:
+    for folder in folders if file.known else ():
         pickled = folder / f"{file.known}.pth"
         if pickled.is_file():
             raise AbsentMetric(
                 f"expected {file.what} as .safetensors, found a pickled file: convert it once with "
                 f"`unistep models convert {pickled} {pickled.with_suffix('.safetensors')}`"
             )
-    place = f", or put {file.known}.safetensors into {folders[0]}" if folders else ""
+    place = f", or put {file.cached} into {folders[0]}" if folders else ""
     raise AbsentMetric(f"expected {file.what}, found no file: give {file.key}=FILE{place} ({file.origin})")
 
 

@@ -17,7 +17,9 @@ from functools import partial
 from math import inf
 
 from . import weights
+from .arcface import ArcFaceIdentity, Ids
 from .distributions import Fid, Kid
+from .faces import DlibIdentity, LandmarkDistance
 from .fidelity import psnr_rgb, psnr_y, ssim_rgb, ssim_y
 from .files import AbsentMetric
 from .learned import open_learned
@@ -28,9 +30,9 @@ from .planes import luma
 from .texture import gradient_energy, grid, swd
 
 __all__ = [
-    "METRICS", "AbsentMetric", "DistsMetric", "EaDistsMetric", "Fid", "Kid", "LpipsAlex", "LpipsSqueeze",
-    "LpipsVgg", "Metric", "Niqe", "Opened", "Score", "gradient_energy", "grid", "luma", "psnr_rgb", "psnr_y",
-    "ssim_rgb", "ssim_y", "swd",
+    "METRICS", "AbsentMetric", "ArcFaceIdentity", "DistsMetric", "DlibIdentity", "EaDistsMetric", "Fid",
+    "Ids", "Kid", "LandmarkDistance", "LpipsAlex", "LpipsSqueeze", "LpipsVgg", "Metric", "Niqe", "Opened",
+    "Score", "gradient_energy", "grid", "luma", "psnr_rgb", "psnr_y", "ssim_rgb", "ssim_y", "swd",
 ]  # fmt: skip
 
 METRICS: dict[str, Metric] = {
@@ -88,6 +90,26 @@ METRICS: dict[str, Metric] = {
     "maniqa-pipal": Metric("MANIQA-PIPAL", partial(open_learned, "maniqa-pipal"), higher_is_better=True,
         needs_reference=False, range=(0, 1), package="pyiqa", source="Yang et al. 2022, arXiv 2204.08958",
         protocol="pyiqa's maniqa-pipal (TSD-SR, OSEDiff), crops of seed 0; not its maniqa of KonIQ-10k."),
+    "ids": Metric("IDS", Ids, higher_is_better=False, needs_reference=True, unit="degrees", range=(0, 180),
+        package="onnxruntime", files=(weights.ARCFACE_GRAY,), protocol="Angle of embeddings by the user's "
+        "ArcFace of the whole crop, gray, 128x128, unaligned: VQFR's Deg.; TAD-SR does not define its IDS.",
+        source="TAD-SR, Tab. III; VQFR, arXiv 2205.06803, metric_paper/calculate_cos_dist.py"),
+    "identity_arcface": Metric("identity (ArcFace)", ArcFaceIdentity, higher_is_better=False,
+        needs_reference=True, unit="degrees", range=(0, 180), package="onnxruntime", protocol=
+        "Angle of embeddings by the user's ArcFace, RGB, 112x112, aligned by dlib's eyes in the truth.",
+        source="Deng et al. 2019, arXiv 1801.07698", files=(weights.ARCFACE, weights.LANDMARKS_5)),
+    "identity_dlib": Metric("identity (dlib)", DlibIdentity, higher_is_better=False, needs_reference=True,
+        range=(0, inf), package="dlib", files=(weights.DLIB_IDENTITY, weights.LANDMARKS_5), protocol=
+        "Distance of dlib's 128-number descriptors, not ArcFace's, of the truth's largest face.",
+        source="King, dlib, face recognition network v1"),
+    "lmd_5": Metric("LMD-5", partial(LandmarkDistance, 5), higher_is_better=False, needs_reference=True,
+        unit="px", range=(0, inf), package="dlib", files=(weights.LANDMARKS_5,), protocol="Mean distance of "
+        "dlib's 5 landmarks (whole pixels) in the truth's largest face; VQFR has 98, TAD-SR does not say.",
+        source="VQFR, metric_paper/calculate_landmark_distance.py; Kazemi and Sullivan 2014"),
+    "lmd_68": Metric("LMD-68", partial(LandmarkDistance, 68), higher_is_better=False, needs_reference=True,
+        unit="px", range=(0, inf), package="dlib", files=(weights.LANDMARKS_68,), protocol="Mean distance of "
+        "dlib's 68 landmarks (whole pixels) in the truth's largest face; VQFR has 98, TAD-SR does not say.",
+        source="VQFR, metric_paper/calculate_landmark_distance.py; Kazemi and Sullivan 2014"),
     "swd": Metric("SWD", swd, higher_is_better=False, needs_reference=True, unit="x 1000", range=(0, inf),
         source="Karras et al. 2018, arXiv 1710.10196, of single images", protocol=
         "Sliced Wasserstein distance of 7x7 patches over a Laplacian pyramid, to the reference; seed 0."),
