@@ -113,10 +113,15 @@ def _text(head: bytes) -> str:
     return f"{kind}, perhaps a server's answer (“{begins}”): download the file itself"
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a file says beside its tensors. Raises ModelError for a damaged one."""
+    with _opened(path) as file:
+        return file.metadata() or {}
+
+
 def read_header(path: Path) -> dict[str, Any]:
     """The header of a Unistep file. Raises ModelError for other files and for damaged ones."""
-    with _opened(path) as file:
-        metadata = file.metadata() or {}
+    metadata = read_metadata(path)
     if "unistep" not in metadata:
         raise ModelError(
             f"{path}: expected weights written by Unistep, found a safetensors file without its header"

@@ -12,7 +12,8 @@ from unistep.bases.conversion import Request
 from unistep.command.cli import main
 from unistep.errors import ConfigError, DataError, ModelError
 from unistep.evaluation import sets
-from unistep.evaluation.judged import Bicubic, Model, Results, Settings, agreed, judged
+from unistep.evaluation.judged import Bicubic, Model, Results, agreed, judged
+from unistep.evaluation.settings import Settings
 from unistep.models.authors import student
 
 CPU = Settings(device="cpu")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Group, Parameter
 
 from unistep.command.habits import tile_of
-from unistep.command.options import Device, Dtype, option
+from unistep.command.options import Compile, Device, Dtype, option
 from unistep.command.report import clean, complain, draw, duration, erase, say
 from unistep.errors import ConfigError, check_distinct
 
@@ -43,7 +43,11 @@ def evaluate(
     *,
     model: Annotated[
         list[str] | None,
-        option("bicubic, a name or a .safetensors file; may be repeated.", "-m", metavar="[NAME=]MODEL"),
+        option(
+            "bicubic, a name or a .safetensors file; KEY=VALUE: how this one runs. May be repeated.",
+            "-m",
+            metavar="[NAME=]MODEL[,KEY=VALUE ...]",
+        ),
         WHO,
     ] = None,
     results: Annotated[
@@ -125,6 +129,15 @@ def evaluate(
     ] = None,
     fidelity: Annotated[float | None, option("As unistep upscale."), WAY] = None,
     seed: Annotated[int, option("For models that draw noise. Default: 0."), WAY] = 0,
+    vae_tiles: Annotated[
+        Literal["auto", "whole", "exact", "fast"], option("As unistep upscale."), WAY
+    ] = "auto",
+    decoder: Annotated[str | None, option("As unistep upscale.", metavar="tiny|FILE"), WAY] = None,
+    steps: Annotated[int | None, option("As unistep upscale."), WAY] = None,
+    weights: Annotated[Literal["full", "int8", "int4"], option("As unistep upscale."), WAY] = "full",
+    offload: Annotated[bool, option("As unistep upscale."), WAY] = False,
+    compile: Annotated[Compile, WAY] = False,
+    reproduce: Annotated[bool, option("As unistep upscale."), WAY] = False,
     compare: Annotated[tuple[Path, Path] | None, option("Two results.json.", metavar="OLD NEW"), CI] = None,
     fail_if: Annotated[
         list[str] | None,
@@ -145,16 +158,15 @@ def evaluate(
     if out is None:
         raise ConfigError("expected --out FOLDER, found none")
     from unistep.evaluation.journal import Journal
-    from unistep.evaluation.judged import Settings, agreed, judged
+    from unistep.evaluation.judged import agreed, judged
     from unistep.evaluation.keeping import Pictures
     from unistep.evaluation.measuring import measures
     from unistep.evaluation.run import Evaluation, measure
+    from unistep.evaluation.settings import Settings
     from unistep.evaluation.setwide import compared
     from unistep.evaluation.writing import JOURNAL, RESULTS, write
     from unistep.extras import extra
 
-    if fidelity is not None and not 0 <= fidelity <= 1:
-        raise ConfigError(f"expected --fidelity to be from 0 to 1, found {fidelity}")
     extra("scipy")  # said before hours of work
     table = None
     if preset is not None:
@@ -166,9 +178,23 @@ def evaluate(
         if table.note:
             say(table.note)
     who = judged(
-        [_named(text) for text in model or []],
+        [_model(text) for text in model or []],
         [(name, Path(path)) for name, path in map(_named, results or [])],
-        Settings(device, dtype, tile, colour, fidelity, seed),
+        Settings(
+            device,
+            dtype,
+            tile,
+            colour,
+            fidelity,
+            seed,
+            steps,
+            decoder,
+            weights,
+            vae_tiles,
+            offload,
+            compile,
+            reproduce,
+        ),
     )
     by = measures(metric, _files(file or []), border, reference_set is not None)
     sets = _sets(
@@ -251,6 +277,17 @@ def _named(text: str) -> tuple[str, str]:
     if name in ("", ".", ".."):
         raise ConfigError(f"expected NAME=VALUE with a name, found {text!r}")
     return name, value
+
+
+def _model(text: str) -> tuple[str, str]:
+    """[NAME=]MODEL[,KEY=VALUE ...] -> the name, without NAME= with the settings in it, and the rest."""
+    from unistep.evaluation.settings import split
+
+    whole, own = split(text)
+    name, value = _named(whole)
+    if value == whole:
+        name += "".join(f",{key.replace('_', '-')}={Path(value).name}" for key, value in own.items())
+    return name, value + text[len(whole) :]
 
 
 def _files(texts: Sequence[str]) -> dict[str, Path]:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,17 @@ from ..errors import ConfigError, UnistepError, check_distinct
 from ..image import Picture
 from ..image.pixels import quantise
 from ..image.stored import Codes
-from ..models.checkpoint import DEFAULT, resolve
+from ..models.checkpoint import DEFAULT, decoder_file, resolve
 from ..tensors import sha256
 from ..upscaling.upscaler import Upscaler
 from .pairing import Problem, Rule, match, pictures, settle, unique
 from .sets import PictureSet, Sample, digest, read
+from .settings import Settings, split
 
 BICUBIC = "bicubic"
 """The name of what is no model."""
 Enlarge = Callable[[PictureSet, Sample, Codes], Codes]
 """A sample of a set and its low-quality picture, uint8 [h, w, 3], to the result [scale h, scale w, 3]."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How models run: what `unistep upscale` calls by the same names."""
-
-    device: str = "auto"
-    dtype: str = "auto"
-    tile: int | str = "auto"
-    colour: Any = None
-    fidelity: float | None = None
-    seed: int = 0
 
 
 class Judged(ABC):
@@ -80,24 +69,35 @@ class Bicubic(Judged):
 class Model(Judged):
     """Any model that `unistep upscale` takes, by the same code.
 
-    Raises ModelError if there is no such file.
+    Raises ModelError if there is no such file, ConfigError for settings of students that it is none of.
     """
 
     def __init__(self, name: str, model: str | None, settings: Settings) -> None:
         self.name, self.settings, self.path = name, settings, resolve(model)
+        decoder = decoder_file(self.path, settings.options)
+        self.decoder = None if decoder is None else sha256(decoder)
         self.sha256 = sha256(self.path)
 
     @property
     def said(self) -> dict[str, Any]:
-        return {"kind": "model", "file": self.path.name, "sha256": self.sha256, **asdict(self.settings)}
+        decoder = {"decoder_sha256": self.decoder} if self.decoder else {}
+        return {
+            "kind": "model", "file": self.path.name, "sha256": self.sha256, **self.settings.said, **decoder,
+        }  # fmt: skip
 
     def open(self) -> Enlarge:
         s = self.settings
-        upscaler = Upscaler.from_pretrained(self.path, device=s.device, dtype=s.dtype, fidelity=s.fidelity)
+        upscaler = Upscaler.from_pretrained(
+            self.path, device=s.device, dtype=s.dtype, fidelity=s.fidelity, options=s.options
+        )
 
         def enlarge(on: PictureSet, sample: Sample, low: Codes) -> Codes:
             picture = Picture(low.astype(np.float32) / np.float32(255))
-            larger = upscaler(picture, on.scale, tile=s.tile, colour=s.colour, seed=s.seed)
+            if s.reproduce:
+                return quantise(upscaler.reproduce(picture, on.scale, s.colour).rgb, 8)
+            larger = upscaler(
+                picture, on.scale, tile=s.tile, colour=s.colour, seed=s.seed, vae_tiles=s.vae_tiles
+            )
             return quantise(larger.rgb, 8)
 
         return enlarge
@@ -157,11 +157,16 @@ class Results(Judged):
 def judged(
     models: list[tuple[str, str]], results: list[tuple[str, Path]], settings: Settings
 ) -> list[Judged]:
-    """Models (or "bicubic") and folders of results under their names. Raises ConfigError, ModelError."""
-    found: list[Judged] = [
-        Bicubic(name) if model == BICUBIC else Model(name, model or DEFAULT, settings)
-        for name, model in models
-    ]
+    """Models (or "bicubic") and folders of results under their names.
+
+    A model may have settings of its own (`settings.split`). Raises ConfigError, ModelError.
+    """
+    found: list[Judged] = []
+    for name, text in models:
+        model, own = split(text)
+        if model == BICUBIC and own:
+            raise ConfigError(f"expected {BICUBIC} without settings, found {', '.join(own)}: leave them out")
+        found.append(Bicubic(name) if model == BICUBIC else Model(name, model or DEFAULT, settings.own(own)))
     found += [Results(name, folder) for name, folder in results]
     check_distinct("model", [one.name for one in found])
     if not found:

@@ -45,7 +45,7 @@ class Evaluation:
 
     def key(self, who: Judged, on: PictureSet, sample: Sample) -> str:
         """Of all that a result depends on."""
-        place = versions(self.device) if isinstance(who, Model) else {}
+        place = versions(who.settings.device) if isinstance(who, Model) else {}
         return key_of(FORMAT, who.said, who.digest(on, sample), sample.sha256, on.scale, place)
 
     def useful(self, on: PictureSet) -> list[Measure]:

@@ -12,6 +12,11 @@ from .beside import ARROWS, NONE
 from .setwide import NO_INTERVAL, small
 from .statistics import places
 
+SETTINGS = (
+    "device", "dtype", "tile", "colour", "fidelity", "seed", "steps", "decoder", "decoder_sha256", "weights",
+    "vae_tiles", "offload", "compile", "reproduce",
+)  # fmt: skip
+"""Of a model, in a caption's order."""
 Results = Mapping[str, Any]
 
 
@@ -174,11 +179,13 @@ def _identity(entry: Mapping[str, Any]) -> str:
         return f"pictures of the folder {entry['folder']}"
     if entry["kind"] == "bicubic":
         return str(entry["how"])
-    settings = ", ".join(
-        f"{key} {entry[key]}" for key in ("device", "dtype", "tile", "colour", "fidelity", "seed")
-        if entry[key] is not None
-    )  # fmt: skip
-    return f"{entry['file']}, sha256 {entry['sha256'][:12]}, {settings}"
+    said = [f"{entry['file']}, sha256 {entry['sha256'][:12]}"]
+    for key in SETTINGS:
+        if (value := entry.get(key)) is not None:
+            word = key.replace("_", " ")
+            shown = value[:12] if key == "decoder_sha256" else value
+            said.append(word if value is True else f"{word} {shown}")
+    return ", ".join(said)
 
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ from ..bases import BASES, Face
 from ..errors import ConfigError, ModelError
 from ..students.onestep import Options
 from ..students.restorers import open_restorer
-from ..tensors import read, read_header, read_tensors, sha256
+from ..tensors import read, read_header, read_metadata, read_tensors, sha256
 
 DEFAULT = "compact-distilled"
 """The embedded model that is used when none is named."""
@@ -114,6 +114,26 @@ def _decoder(name: str, base: Face) -> Path:
     if not files:
         raise ModelError(f"expected {model} to be pulled, found no weights: unistep models pull {model}")
     return files[0]  # taesd_decoder.safetensors, or diffusers' file of both halves
+
+
+def decoder_file(path: Path, options: Options) -> Path | None:
+    """The file of the decoder that `options` give the model in `path`; None: its own. No weights are read.
+
+    Raises ConfigError for options that a model cannot have that is none of a large base, ModelError for a
+    decoder that is not there.
+    """
+    if options == Options():
+        return None
+    base = base_of(path, read_header(path)) if "unistep" in read_metadata(path) else None
+    if base is None or base.whole:
+        raise ConfigError(
+            f"{path}: expected a student of a large model for steps, decoder, weights, offload or compile, "
+            "found another: leave them out"
+        )
+    file = None if options.decoder is None else _decoder(options.decoder, base)
+    if file is not None and not file.is_file():
+        raise ModelError(f"expected tiny, or the .safetensors file of a decoder, found none at {file}")
+    return file
 
 
 def load_student(
