@@ -24,6 +24,7 @@ LAYERS = (
     "models recipes",
     "upscaling",
     "evaluation",
+    "study",
     "training",
     "command",
     "__main__",
@@ -34,6 +35,7 @@ APART = {"methods", "bases", "data"}
 ROW = {name: row for row, names in enumerate(LAYERS) for name in names.split()}
 CORE = {"torch", "numpy", "PIL", "safetensors", "imagecodecs", "tifffile", "cyclopts"}
 EXTRA = {f"training.{name}": {"accelerate"} for name in ("loop", "distributed", "steps")}
+EXTRA |= {f"study.{name}": {"starlette", "uvicorn"} for name in ("application", "guard", "serving")}
 """Module -> what it may import from an extra at its top."""
 PICKLES = {"models.convert": {"torch.load"}, "training.export": {"torch.save"}}
 """Who may read a pickle, and who may write one: OSEDiff's script takes nothing else."""

@@ -19,6 +19,8 @@ EXTRA_OF = {
     "dlib": "faces",
     "onnxruntime": "faces",
     "pyiqa": "eval-nc",
+    "starlette": "study",
+    "uvicorn": "study",
 }
 """Package -> the extra of Unistep that installs it."""
 

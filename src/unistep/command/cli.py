@@ -20,6 +20,7 @@ from cyclopts import App, CycloptsError
 
 from unistep.command.bench import bench
 from unistep.command.cli_models import info, models
+from unistep.command.cli_study import study
 from unistep.command.cli_train import export, prepare, train
 from unistep.command.doctor import doctor
 from unistep.command.evaluate import EXAMPLES, evaluate
@@ -77,6 +78,7 @@ app.command(
 )
 app.command(doctor, help_epilogue="Exit codes: 0 all well, 1 something to look at.")
 app.command(evaluate, name="eval", usage="Usage: unistep eval [OPTIONS]", help_epilogue=EXAMPLES)
+app.command(study)
 app.command(bench, help_epilogue="Example:\n  unistep bench --size 256 --repeat 10")
 
 
