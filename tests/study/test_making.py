@@ -120,7 +120,7 @@ def test_plans_that_cannot_be(tmp_path, changed, error, wanted):
     settings = {"seed": 7, "low": tmp_path / "lq", **{k: v for k, v in changed.items() if k != "results"}}
     with pytest.raises(error, match=wanted):
         make(Plan(results, **settings), tmp_path / "study")
-    assert not (tmp_path / "study" / "study.json").exists()
+    assert not (tmp_path / "study").exists()
 
 
 @pytest.mark.parametrize("low", [True, False])

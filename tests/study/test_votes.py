@@ -40,6 +40,16 @@ def test_votes_are_kept_and_come_back(tmp_path):
         assert again.again(a.id) == a
 
 
+def test_a_vote_is_on_the_disk_before_its_rater_is_answered(tmp_path, monkeypatch):
+    _, folder = made(tmp_path)
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append((folder / "votes.jsonl").read_bytes()))
+    with loaded(folder)[2] as votes:
+        rater = someone(votes)
+        votes.cast(vote(votes, rater, 0, 0, 1))
+        assert len(synced) == 2 and synced[1] == (folder / "votes.jsonl").read_bytes()
+
+
 def test_the_same_vote_twice_is_one_and_a_late_one_is_none(tmp_path):
     _, folder = made(tmp_path)
     with loaded(folder)[2] as votes:

@@ -22,7 +22,10 @@ from ..image.stored import Codes
 from .categories import categories
 from .studyfolder import KEY, PICTURES, STUDY, Ask, Image, Item, Key, Study, picture_file, write_study
 
-QUESTION = "Which picture is the better restoration?"
+QUESTION = {
+    "pairs": "Which picture is the better restoration?",
+    "best": "Which picture is the best restoration?",
+}
 TO_HIGH = "It is like the original."
 TO_LOW = "Its shapes and structures agree with the low-quality input."
 REALISM = "Its textures and details look real."
@@ -72,6 +75,7 @@ def make(plan: Plan, out: Path, key_file: Path | None = None, tell: Told = lambd
     chosen = drawn(of, plan.images, random)
     on = PictureSet(on.name, tuple(s for s in on.samples if s.name in chosen), on.scale, on.reference,
                     notes=on.notes)  # fmt: skip
+    _enough(plan, len(on.samples) * len(groups(plan, names)))
     key_file = key_file or out / KEY
     files = _Files(out, plan.seed)
     images, made = {}, {}
@@ -83,17 +87,10 @@ def make(plan: Plan, out: Path, key_file: Path | None = None, tell: Told = lambd
             tell(i + 1, len(on.samples))
         items = questions(plan, names, made)
         study = Study(
-            plan.title, plan.question or QUESTION, () if plan.question else _criteria(plan), plan.ask,
-            plan.tie, plan.per_rater, plan.repeats, plan.seed, images, items, files.sha256, on.notes,
+            plan.title, plan.question or QUESTION[plan.ask], () if plan.question else _criteria(plan),
+            plan.ask, plan.tie, plan.per_rater, plan.repeats, plan.seed, images, items, files.sha256,
+            on.notes,
         )  # fmt: skip
-        if plan.per_rater is not None and plan.per_rater > len(items):
-            raise ConfigError(
-                f"expected --per-rater of at most {len(items)} questions, found {plan.per_rater}"
-            )
-        if plan.repeats > (asked := plan.per_rater or len(items)) // 2:
-            raise ConfigError(
-                f"expected --repeats of at most half of the {asked} questions, found {plan.repeats}"
-            )
         folders = {name: folder.resolve().name for name, folder in plan.results}
         _forget_others(out, study)
         write_study(out, study, Key(folders, files.method), key_file)
@@ -102,17 +99,20 @@ def make(plan: Plan, out: Path, key_file: Path | None = None, tell: Told = lambd
     return study
 
 
+def groups(plan: Plan, names: Sequence[str]) -> list[tuple[str, ...]]:
+    """The methods that are compared at a time."""
+    if plan.ask == "best":
+        return [tuple(names)]
+    pairs = itertools.combinations(names, 2)
+    return [pair for pair in pairs if plan.against is None or plan.against in pair]
+
+
 def questions(plan: Plan, names: Sequence[str], made: Mapping[str, Mapping[str, str]]) -> tuple[Item, ...]:
     """All questions: image -> method -> picture to items, whose order and that of their pictures is drawn."""
     random = Random(f"{plan.seed} order")
-    groups: list[tuple[str, ...]] = [tuple(names)]
-    if plan.ask == "pairs":
-        groups = [
-            pair for pair in itertools.combinations(names, 2) if plan.against is None or plan.against in pair
-        ]
     items = []
     for image, by_method in made.items():
-        for group in groups:
+        for group in groups(plan, names):
             shown = [by_method[name] for name in group]
             random.shuffle(shown)
             id = hashlib.sha256(f"{plan.seed} item {image} {sorted(shown)}".encode()).hexdigest()[:24]
@@ -186,6 +186,16 @@ def _checked(plan: Plan) -> list[str]:
         if value is not None and value < least:
             raise ConfigError(f"expected --{name} to be {least} or more, found {value}")
     return names
+
+
+def _enough(plan: Plan, count: int) -> None:
+    """Raises ConfigError where raters are to be asked more than the `count` questions that there are."""
+    if plan.per_rater is not None and plan.per_rater > count:
+        raise ConfigError(f"expected --per-rater of at most {count} questions, found {plan.per_rater}")
+    if plan.repeats > (asked := plan.per_rater or count) // 2:
+        raise ConfigError(
+            f"expected --repeats of at most half of the {asked} questions, found {plan.repeats}"
+        )
 
 
 def _pictures(plan: Plan) -> tuple[PictureSet, list[Results]]:

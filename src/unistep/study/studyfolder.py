@@ -163,7 +163,7 @@ def check_pictures(folder: Path, study: Study) -> None:
 
 def _write(path: Path, found: Mapping[str, Any]) -> None:
     with atomic_write(path) as file:
-        file.write(json.dumps(found, indent=1, sort_keys=True).encode() + b"\n")
+        file.write(json.dumps(found, indent=1).encode() + b"\n")
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,7 +15,9 @@ def markdown(found: Results) -> str:
 def _parts(found: Results) -> Iterator[str]:
     counts, raters, chance = found["counts"], found["raters"], found["chance"]
     yield f"# {found['title']}"
-    yield " ".join([found["question"], *found["criteria"]])
+    yield found["question"]
+    if found["criteria"]:
+        yield "\n".join(f"- {line}" for line in found["criteria"])
     yield (
         f"{_n(counts['raters'], 'rater')}, {_n(counts['votes'], 'vote')} ({counts['ties']} without a "
         f"difference) on {counts['questions']} of {_n(counts['questions_of_study'], 'question')} about "

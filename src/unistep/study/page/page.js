@@ -56,7 +56,7 @@ function instructions() {
   const many = ["", "", "two", "three", "four", "five", "six", "seven", "eight", "nine"][about.candidates];
   $("kinds").textContent = `${many} restorations of the same picture side by side` +
     (beside.length ? `, and ${beside.join(" and ")} beside them` : "");
-  document.querySelector(".about").hidden = !about.criteria.length;
+  for (const e of document.querySelectorAll("[data-about]")) e.hidden = !about.criteria.length;
   $("tie-said").hidden = $("tie-key").hidden = !about.tie;
   $("more-keys").replaceChildren();
   for (let i = 3; i <= about.candidates; i++) $("more-keys").append(" ", element("kbd", { textContent: i }));
@@ -133,9 +133,10 @@ function buttons(trial) {
   const two = trial.pictures.length === 2;
   const say = (i) => (two ? `${i + 1} is better` : `${i + 1}`);
   const all = trial.pictures.map((name, i) => choice(say(i), `${i + 1}`, name, "candidate"));
-  if (about.tie) all.splice(two ? 1 : all.length, 0, choice("No difference", "0", "tie", ""));
+  if (about.tie) all.splice(two ? 1 : all.length, 0, choice("No difference", "0", "tie", "tie"));
   const undo = element("button", { className: "undo", onclick: takeBack }, "Undo ", element("kbd", { textContent: "U" }));
   $("choices").replaceChildren(undo, ...all);
+  $("choices").classList.toggle("many", !two);
   allow();
 }
 

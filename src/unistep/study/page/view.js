@@ -60,13 +60,14 @@ globalThis.View = class View {
     }
   }
 
-  // As many columns as give the picture the most room.
+  // As many columns as give the picture the most room; a place that stays empty counts as lost.
   arrange() {
     const { clientWidth, clientHeight } = this.grid, n = this.panes.length;
     let best = [0, 1];
     for (let columns = 1; columns <= n; columns++) {
-      const wide = clientWidth / columns, high = clientHeight / Math.ceil(n / columns);
-      const seen = Math.min(wide, this.width * this.one) * Math.min(high, this.height * this.one);
+      const rows = Math.ceil(n / columns), wide = clientWidth / columns, high = clientHeight / rows;
+      const room = Math.min(wide, this.width * this.one) * Math.min(high, this.height * this.one);
+      const seen = (room * n) / (rows * columns);
       if (seen > best[0] + 1) best = [seen, columns];
     }
     this.grid.style.gridTemplateColumns = `repeat(${best[1]}, minmax(0, 1fr))`;
