@@ -5,10 +5,9 @@
         --niqe niqe_pris_params.npz --lpips squeezenet1_1.safetensors lpips_v0.1_squeeze_heads.safetensors \
         --peer realesr-general-x4v3=realesr_general_x4v3.safetensors
 
-Each row of `rows.py` is trained on one thread for a budget of CPU seconds, then measured as
-in quality.py on the photographs that training kept out. Stop it at will: the same command goes on, and
-finished runs are not run again. OUT gets a folder per run, table.md, table.csv and figure.png. Exits with 1
-if a row failed.
+Each row of `rows.py` is trained on one thread for a budget of CPU seconds, then measured on the photographs
+that training kept out. Stop it at will: the same command goes on, and finished runs are not run again. OUT
+gets a folder per run, table.md, table.csv and figure.png. Exits with 1 if a row failed.
 """
 
 import argparse

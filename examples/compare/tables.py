@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from unistep.evaluation.metrics import METRICS, Score
+from unistep.evaluation.metrics import METRICS
 
 Rows = list[dict[str, object]]
 """Of a set, an image and a method: a line with a value for each measure."""
@@ -46,38 +46,8 @@ def shown(name: str, value: float) -> str:
     return "" if math.isnan(value) else f"{value:.{DIGITS.get(name, 4)}f}"
 
 
-def summary(rows: Rows, measures: dict[str, Score]) -> Rows:
-    """Means by set and method, in the order of first appearance."""
-    out: Rows = []
-    for key in dict.fromkeys((row["set"], row["method"]) for row in rows):
-        group = [row for row in rows if (row["set"], row["method"]) == key]
-        averages = {name: mean(float(str(row[name])) for row in group) for name in measures}
-        out.append({"set": key[0], "method": key[1], "images": len(group), **averages})
-    return out
-
-
-def markdown(means: Rows, measures: dict[str, Score]) -> str:
-    keys = ("set", "method", "images")
-    rows = [
-        [*(str(row[key]) for key in keys), *(shown(name, float(str(row[name]))) for name in measures)]
-        for row in means
-    ]
-    return table([*keys, *map(heading, measures)], rows)
-
-
 def write_csv(path: Path, rows: Rows) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-
-
-def write_report(out: Path, rows: Rows, measures: dict[str, Score]) -> str:
-    """Writes images.csv, table.csv (means) and table.md, and gives the last one's text."""
-    out.mkdir(parents=True, exist_ok=True)
-    means = summary(rows, measures)
-    write_csv(out / "images.csv", rows)
-    write_csv(out / "table.csv", means)
-    text = markdown(means, measures)
-    (out / "table.md").write_text(text, encoding="utf-8")
-    return text

@@ -73,21 +73,6 @@ def test_bicubic_is_pillows(folder):
     assert torch.equal(photos.bicubic(x), photos.to_tensor(large))
 
 
-def test_a_report_has_means_of_what_is_known(tmp_path):
-    rows = [
-        {"set": "light", "image": name, "method": "ours", "psnr_y": psnr, "niqe": math.nan}
-        for name, psnr in (("a", 20.0), ("b", 23.0))
-    ]
-    text = tables.write_report(tmp_path / "out", rows, dict.fromkeys(("psnr_y", "niqe")))
-    assert text.splitlines() == [
-        "| set | method | images | PSNR-Y ↑ | NIQE ↓ |",
-        "|---|---|---|---|---|",
-        "| light | ours | 2 | 21.500 |  |",
-    ]
-    assert (tmp_path / "out" / "table.md").read_text() == text
-    assert (tmp_path / "out" / "images.csv").read_text().splitlines()[1] == "light,a,ours,20.0,nan"
-
-
 def test_the_best_of_a_measure():
     assert tables.best("psnr_y", [1.0, math.nan, 2.0]) == 2.0 and tables.best("niqe", [1.0, 2.0]) == 1.0
     assert math.isnan(tables.best("grid", [1.0])) and math.isnan(tables.best("psnr_y", []))
