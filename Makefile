@@ -29,7 +29,7 @@ format: $(VENV)/.dev  ## format the code
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev  ## measure cost and memory (benchmarks/README.md)
-	$(BIN)/python benchmarks/cost.py
+	$(BIN)/unistep bench compact-distilled SRVGGNetCompact-32 RRDBNet-23 --threads 1 --repeat 5
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/training.py
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from unistep.evaluation.bench import timed
+from unistep.evaluation.cost.timing import timed
 
 
 def parser(doc: str | None) -> argparse.ArgumentParser:

@@ -37,7 +37,7 @@ from unistep.bases.sd21 import base as sd21_base
 from unistep.bases.sd21 import sdunet
 from unistep.bases.sd21 import sizes as sd21_sizes
 from unistep.counting.operators import Peaks, count
-from unistep.evaluation.bench import measured_peaks
+from unistep.evaluation.cost.timing import measured_peaks
 from unistep.students.latent import LatentConfig, LatentStudent
 from unistep.tensors import load_exactly
 

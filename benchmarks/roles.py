@@ -28,7 +28,7 @@ from unistep.bases.sd3.base import SD3Base
 from unistep.bases.sd3.network import SD3Config
 from unistep.diffusion.denoiser import Batch
 from unistep.diffusion.process import flow
-from unistep.evaluation.bench import timed
+from unistep.evaluation.cost.timing import timed
 from unistep.methods import TSDSR, TSDSRConfig
 
 NARROW = {"num_layers": 2, "attention_head_dim": 32, "num_attention_heads": 6, "caption_projection_dim": 192}

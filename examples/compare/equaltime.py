@@ -22,7 +22,7 @@ from rows import Row
 from unistep.atomic import atomic_write
 from unistep.data.pairs import Pairs, Photographs
 from unistep.errors import UnistepError
-from unistep.evaluation.bench import timed
+from unistep.evaluation.cost.timing import timed
 from unistep.recipes.config import Run, override
 from unistep.recipes.recipes import recipe
 from unistep.tensors import read_header

@@ -18,6 +18,7 @@ EXTRA_OF = {
     "scipy": "eval",
     "dlib": "faces",
     "onnxruntime": "faces",
+    "matplotlib": "eval",
     "pyiqa": "eval-nc",
     "starlette": "study",
     "uvicorn": "study",

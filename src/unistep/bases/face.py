@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..diffusion.denoiser import Base, Cond
 from ..errors import ConfigError, ModelError
+from ..students.latent import LatentStudent
 from ..students.onestep import Options
 from ..students.opening import open_student
 from ..tensors import read_header, sha256
@@ -23,6 +24,7 @@ from .conversion import Conversion, Tensors
 from .diffusersfolder import fingerprint
 from .known import Known
 from .prompts import Embedding, Prompts, TextEncoders
+from .textnets import TextNet, text_nets
 
 FROM_NOTHING = "it makes the compact base's own network from nothing, and this base comes trained"
 """Why a base cannot be pre-trained."""
@@ -161,6 +163,30 @@ class Face(ABC):
     def teacher(self, header: dict[str, Any], tensors: Mapping[str, Tensor], steps: int | None) -> Any:
         """(many-step sampler, codec) of an unfolded file. Raises ModelError, ConfigError."""
         raise ModelError("expected a folded student, found one that keeps its time")
+
+    # ---- for what it costs
+
+    def untrained(self) -> LatentStudent | None:
+        """A one-step student of the published sizes as it is built, on torch's default device.
+
+        It costs what a trained one does. None where models of the base are of no one size.
+        """
+        return None
+
+    def published(self, header: Mapping[str, Any]) -> bool:
+        """Whether the network of header["student"] has the published sizes."""
+        return False
+
+    def text_nets(self, header: Mapping[str, Any], folder: Path | None = None) -> list[TextNet]:
+        """The text encoders that make a prompt for the student of header["student"].
+
+        They are those of a `folder` in the diffusers layout, whose configurations are read, or those that
+        were published with a base of its size. None: it takes no text, or nothing is known of them. Raises
+        ModelError for another folder.
+        """
+        if self.text is None:
+            return []
+        return text_nets(self.text, folder, self.published(header))
 
 
 class Plainly:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import shutil
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,10 @@ class TextEncoders:
     """Keys of its configuration: the width of a token's embedding and, if there is one, of the pooled one."""
     encode: Callable[[Path, Sequence[str], torch.device | str], list[Embedding]]
     """The base's folder, texts and the device to work on -> their embeddings on the CPU."""
+    tokens: tuple[int, ...] = ()
+    """Of a text, for each encoder."""
+    published: tuple[Mapping[str, Any], ...] = ()
+    """Their configurations, where they are those of the published base."""
 
 
 class Prompts:

@@ -1,69 +1,138 @@
-"""`unistep bench`: a model's speed and memory as a table for people, or as one JSON object for programs."""
+"""`unistep bench`: what models cost, side by side; the work is in `evaluation.cost`."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from json import dumps
-from typing import TYPE_CHECKING, Annotated
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from unistep.command.options import Compile, Device, Dtype, Model, option
-from unistep.command.report import clean
+from cyclopts import Group, Parameter
+
+from unistep.command.habits import tile_of
+from unistep.command.options import Compile, Device, Dtype, argument, option
+from unistep.command.report import clean, draw, erase
 from unistep.errors import ConfigError
 
-if TYPE_CHECKING:
-    from unistep.evaluation.bench import Result
+WHAT = Parameter(group=Group.create_ordered("What is measured"))
+HOW = Parameter(group=Group.create_ordered("How models run"))
+SHOWN = Parameter(group=Group.create_ordered("What is shown"))
+
+EXAMPLES = """Examples:
+  unistep bench --size 256 --repeat 10
+  unistep bench compact-distilled other.safetensors RRDBNet-23 bicubic --growth --out result
+  unistep bench sd3 sd21 resshift --count
+
+A MODEL is what unistep upscale -m takes, bicubic, or an architecture with untrained
+weights: SRVGGNetCompact-32, RRDBNet-23, sd3, sd21, resshift. Options of one model stand
+behind it: FILE,steps=4 FILE,weights=int8 FILE,offload FILE,decoder=tiny FILE,text=BASE.
+See docs/bench.md."""
+
+
+def _sizes(kind: object, tokens: Sequence[Any]) -> tuple[float, ...]:
+    said = tokens[0].value
+    try:
+        return tuple(float(part) for part in said.split(","))
+    except ValueError as error:
+        raise ConfigError(
+            f"expected --sizes as numbers with commas, such as 0.25,1,4, found {said!r}"
+        ) from error
 
 
 def bench(
-    model: Model = None,
+    models: Annotated[
+        list[str] | None,
+        argument("MODEL", "[NAME=]MODEL[,OPTION=VALUE...], one or more. Default: the packaged model."),
+    ] = None,
     /,
     *,
-    size: Annotated[int, option("Side of the small picture, in pixels. Default: 128.")] = 128,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    repeat: Annotated[int, option("Runs, of which the median counts. Default: 30.")] = 30,
-    compile: Compile = False,
+    size: Annotated[int, option("Side of the small picture, in pixels. Default: 128."), WHAT] = 128,
+    repeat: Annotated[int, option("Rounds, of which the median counts. Default: 30."), WHAT] = 30,
+    growth: Annotated[bool, option("Results of 0.25, 1, 4 and 16 megapixels, too."), WHAT] = False,
+    sizes: Annotated[
+        tuple[float, ...],
+        option("Results of these megapixels, too.", converter=_sizes, n_tokens=1, metavar="A,B,..."),
+        WHAT,
+    ] = (),
+    limit: Annotated[
+        float, option("Seconds that a run may take to be measured, of --growth. Default: 60."), WHAT
+    ] = 60,
+    no_files: Annotated[bool, option("Leave picture files out."), WHAT] = False,
+    count: Annotated[bool, option("Only count: nothing is run."), WHAT] = False,
+    baseline: Annotated[str | None, option("Name that ratios are to. Default: the first."), WHAT] = None,
     peaks: Annotated[
         tuple[float, float] | None,
         option("The device's peaks, instead of measuring them.", metavar="TFLOP/s GB/s"),
+        WHAT,
     ] = None,
-    json: Annotated[bool, option("One JSON object, for programs.")] = False,
+    device: Annotated[Device, HOW] = "auto",
+    dtype: Annotated[Dtype, HOW] = "auto",
+    threads: Annotated[int | None, option("Of the CPU. Default: as torch has them."), HOW] = None,
+    tile: Annotated[
+        int | Literal["auto"],
+        option("As unistep upscale.", "-t", converter=tile_of, n_tokens=1, metavar="PIXELS"),
+        HOW,
+    ] = "auto",
+    vae_tiles: Annotated[
+        Literal["auto", "whole", "exact", "fast"], option("As unistep upscale."), HOW
+    ] = "auto",
+    colour: Annotated[
+        Literal["wavelet", "adain", "none"] | None, option("As unistep upscale.", "--color"), HOW
+    ] = None,
+    compile: Annotated[Compile, HOW] = False,
+    markdown: Annotated[bool, option("Tables in Markdown."), SHOWN] = False,
+    json: Annotated[bool, option("One JSON object, for programs."), SHOWN] = False,
+    plot: Annotated[
+        Path | None, option("A plot of growth; needs the extra eval.", metavar="FILE.png|.svg"), SHOWN
+    ] = None,
+    out: Annotated[
+        Path | None, option("Folder for bench.json, table.md and growth.png.", "-o"), SHOWN
+    ] = None,
 ) -> int:
-    """Measure a model's speed and memory here, against what the device can do at most."""
-    from unistep.counting.operators import Peaks
-    from unistep.evaluation.bench import bench as measure
-    from unistep.upscaling.upscaler import Upscaler
-
+    """Measure what models cost: arithmetic, time and memory, side by side, against what the device can do."""
+    if json and markdown:
+        raise ConfigError("--json and --markdown exclude each other: give one of them, or --out for both")
     if peaks is not None and not min(peaks) > 0:
         raise ConfigError(f"expected --peaks to be two numbers above 0, found {peaks[0]:g},{peaks[1]:g}")
-    upscaler = Upscaler.from_pretrained(model, device=device, dtype=dtype)
+    from unistep.counting.operators import Peaks
+    from unistep.evaluation.cost import growth as growing
+    from unistep.evaluation.cost import plot as plotting
+    from unistep.evaluation.cost import tables, writing
+    from unistep.evaluation.cost.participants import Ways
+    from unistep.evaluation.cost.run import Settings
+    from unistep.evaluation.cost.run import bench as measure
+    from unistep.evaluation.cost.wanted import wanted
+
+    if growth and sizes:
+        raise ConfigError("--growth and --sizes exclude each other: --growth is --sizes 0.25,1,4,16")
+    sizes = growing.DEFAULT if growth else sizes
+    if plot is not None and not sizes:
+        raise ConfigError("--plot draws how cost grows: give --growth or --sizes")
+    if plot is not None or (out is not None and sizes):
+        plotting.checked(plot or Path(writing.PLOT))
     given = None if peaks is None else Peaks(peaks[0] * 1e12, peaks[1] * 1e9)
-    result = measure(upscaler, size, repeat, given, compile)
+    ways = Ways(device, dtype, tile, vae_tiles, colour, compile)
+    settings = Settings(
+        size, repeat, given, baseline, tuple(sizes), limit, not no_files, count, threads, ways
+    )
+    everyone = wanted(models or [])
+    if out is not None:
+        writing.prepare(out)
+    found = measure(everyone, settings, _tick)
+    if sys.stderr.isatty():
+        erase()
+    if plot is not None:
+        plotting.draw(found, plot)
+    if out is not None:
+        writing.write(found, out)
     if json:
-        print(dumps({**asdict(result), "efficiency": result.efficiency, "peaks_given": bool(peaks)}))
-        return 0
-    print(f"{clean(model or 'the packaged model')}, {result.device}, {result.dtype}")
-    for name, value, how in _rows(result, "given" if peaks else "measured"):
-        print(f"  {name:20}{value:>14}  {how}")
+        print(writing.text_of(found), end="")
+    else:
+        made = tables.markdown(found) if markdown else tables.text(found)
+        print("\n".join(map(clean, made.rstrip("\n").split("\n"))))
     return 0
 
 
-def _rows(r: Result, peaks: str) -> list[tuple[str, str, str]]:
-    """(name, value, where it is from)."""
-    memory = "measured, one run" if r.device.startswith("cuda") else "counted: weights and live tensors"
-    way = ", compiled" if r.compiled else ""
-    return [
-        ("picture", f"{r.size} x {r.size}", "low-quality pixels, one call of the network"),
-        ("seconds", f"{r.seconds:.4f}", f"measured, median of {r.runs}{way}"),
-        ("CPU seconds", f"{r.cpu_seconds:.4f}", f"measured, median of {r.runs}, all threads"),
-        ("operators", f"{r.operators}", "counted, before any compiler"),
-        ("GMAC", f"{r.gmacs:.2f}", "counted: convolutions, products, attention"),
-        ("parameters", f"{r.parameters:,}", "counted"),
-        ("weights", f"{r.weight_bytes / 1e6:.1f} MB", "counted, as they lie in memory"),
-        ("peak memory", f"{r.peak_bytes / 1e6:.1f} MB", memory),
-        ("peak arithmetic", f"{r.peak_tflops:.3f} TFLOP/s", f"{peaks}: product of matrices"),
-        ("peak bandwidth", f"{r.peak_gbs:.1f} GB/s", f"{peaks}: copy, both ways"),
-        ("least time, fused", f"{r.bound_fused:.4f} s", "counted work at these peaks"),
-        ("least time, eager", f"{r.bound_eager:.4f} s", "the same with every operator's own memory traffic"),
-        ("efficiency", f"{r.efficiency:.1%}", "least time, fused, over seconds"),
-    ]  # fmt: skip
+def _tick(line: str) -> None:
+    if sys.stderr.isatty():
+        draw(0, line)

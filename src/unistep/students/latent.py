@@ -195,16 +195,16 @@ class LatentStudent(nn.Module):
             return report
 
         generator = torch.Generator().manual_seed(seed % 2**63)
-        z = self._codec(self.codec, "encode", x, plan, stage(0, 0.3))
-        z = self._denoise(z, image, plan, generator, stage(0.3, 0.5))
-        y = self._codec(self.decoder, "decode", z, plan, stage(0.5, 1))
+        z = self.code(self.codec, "encode", x, plan, stage(0, 0.3))
+        z = self.denoise(z, image, plan, generator, stage(0.3, 0.5))
+        y = self.code(self.decoder, "decode", z, plan, stage(0.5, 1))
         out = (y[0, :, :height, :width].float() / 2 + 0.5).clamp(0, 1)
         return np.ascontiguousarray(out.permute(1, 2, 0).cpu().numpy())
 
-    def _denoise(
+    def denoise(
         self, z: Tensor, image: Tensor | None, plan: Plan, generator: torch.Generator, progress: Progress
     ) -> Tensor:
-        """The clean latent, float32 on the device."""
+        """The encoder's latent [1, C, h, w] -> the clean one, float32 on the device, in the plan's tiles."""
         z_y = z.to(self.device, torch.float32)
         image = None if image is None else image.to(self.device)
 
@@ -242,8 +242,8 @@ class LatentStudent(nn.Module):
                 state = s.process.step(z0, state, filled(t, state), filled(r, state), z_y)
         return state
 
-    def _codec(self, codec: Codec, name: str, value: Tensor, plan: Plan, progress: Progress) -> Tensor:
-        """codec.encode or codec.decode as planned."""
+    def code(self, codec: Codec, name: str, value: Tensor, plan: Plan, progress: Progress) -> Tensor:
+        """codec.encode or codec.decode, as `name` says, as planned; its weights may have to be fetched."""
         if self.options.offload:
             codec.to(self.device)
             try:

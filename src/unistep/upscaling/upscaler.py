@@ -61,10 +61,10 @@ class Upscaler:
     def __init__(
         self, model: nn.Module, device: torch.device | str = "auto", dtype: torch.dtype | str = "auto"
     ) -> None:
-        self.device = _device(device)
+        self.device = device_of(device)
         # A LatentStudent takes whole pictures (asked so: most users never import that half).
         self.latent = cast("LatentStudent", model) if hasattr(model, "place") else None
-        self.dtype = _dtype(dtype, self.device, self.latent is not None)
+        self.dtype = dtype_of(dtype, self.device, self.latent is not None)
         layout: Any = {"memory_format": torch.channels_last}  # the faster one for convolutions
         self.model: nn.Module
         if self.latent:  # its weights are most of the memory: they are kept in the dtype that computes
@@ -344,7 +344,8 @@ def _resampled(bands: Iterable[np.ndarray], rows: int, width: int, height: int) 
         held, top = held[keep - top :].copy(), keep
 
 
-def _device(device: torch.device | str) -> torch.device:
+def device_of(device: torch.device | str) -> torch.device:
+    """What "auto" or a name stands for here. Raises ConfigError for a device that cannot be used."""
     if device == "auto":
         kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
         return torch.device(next(kind for kind, there in kinds.items() if there))
@@ -356,7 +357,8 @@ def _device(device: torch.device | str) -> torch.device:
     return found
 
 
-def _dtype(dtype: torch.dtype | str, device: torch.device, latent: bool) -> torch.dtype:
+def dtype_of(dtype: torch.dtype | str, device: torch.device, latent: bool) -> torch.dtype:
+    """What a model computes in on `device`; latent: a student of a large base. Raises ConfigError."""
     if dtype == "auto":
         fast = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (7, 0)
         if fast and latent and torch.cuda.get_device_capability(device) >= (8, 0):

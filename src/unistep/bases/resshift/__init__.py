@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ConfigError
+from ...students.latent import LatentStudent
 from ...tensors import part, read_tensors
 from ..conversion import DTYPES, Conversion, Files, Request, Tensors
 from ..face import FROM_NOTHING, Face, Source, Sources, Tiny
@@ -76,6 +77,9 @@ class ResShiftFace(Face):
     ) -> ResShiftBase:
         init = sources["train.init"]
         return ResShiftBase(init.header.get("student", {}), read_tensors(init.path), config, device)
+
+    def untrained(self) -> LatentStudent:
+        return sizes.untrained()
 
     def shapes(self, config: ResShiftConfig, source: Source | None = None) -> ResShiftBase:
         return sizes.shapes(config, source.header["student"] if source else None)

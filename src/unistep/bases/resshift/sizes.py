@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from ...autoencoder.codecs import VQCodec
 from ...autoencoder.vq import VQ, VQConfig
 from ...diffusion.denoiser import Cond
+from ...students.latent import LatentStudent
 from ...tensors import save_weights
 from ..tiny import SEEN, SIDE, draw, fit, fit_autoencoder, identities, noised, pictures, read_sizes
 from .base import ResShiftBase
 from .network import VARIANTS, ResShiftConfig, SwinDenoiser
-from .student import build
+from .student import FoldedSwin, build, latent_config
 from .swin import SwinConfig, SwinUNet
 
 SIZES = read_sizes(__file__)
@@ -41,6 +42,14 @@ def shapes(config: ResShiftConfig, header: Mapping[str, Any] | None) -> ResShift
     tensors = {f"denoiser.net.{name}": p for name, p in net.state_dict().items()}
     tensors |= {f"codec.vq.{name}": p for name, p in vq.state_dict().items()}
     return ResShiftBase(header, tensors, config, "meta")
+
+
+def untrained() -> LatentStudent:
+    """A folded student of the published sizes, as TAD-SR's is used; the autoencoder is on the meta device."""
+    kind = VARIANTS["tadsr"]
+    with torch.device("cpu"):
+        config = latent_config(kind.scale, kind.process())
+    return LatentStudent(FoldedSwin(SwinConfig(**SWIN)), VQCodec.from_config(VQ_F4), config)
 
 
 def write(folder: Path, variant: str = "resshift-15") -> Path:

@@ -62,14 +62,7 @@ def build(
         )
     if folded:
         state = fold(state, config, kind.steps - 1, input_scale(process))
-    latent = LatentConfig(
-        scale=kind.scale,
-        shortest=0,
-        tile=512,  # as the authors cut: the network's statistics are of the whole tile
-        overlap=64,
-        noise=process.s[-1].item(),
-        colour="none",
-    )
+    latent = latent_config(kind.scale, process)
     header = {
         "base": "resshift",
         "method": kind.method,
@@ -81,6 +74,13 @@ def build(
     }
     tensors = {f"denoiser.net.{name}": tensor.to(dtype) for name, tensor in state.items()}
     return header, tensors | {f"codec.vq.{name}": tensor.to(dtype) for name, tensor in codec.items()}
+
+
+def latent_config(scale: int, process: Process) -> LatentConfig:
+    """How a student treats a whole picture."""
+    # tiles as the authors cut: the network's statistics are of the whole tile
+    noise = process.s[-1].item()
+    return LatentConfig(scale=scale, shortest=0, tile=512, overlap=64, noise=noise, colour="none")
 
 
 def input_scale(process: Process) -> float:

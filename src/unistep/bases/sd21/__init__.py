@@ -1,12 +1,14 @@
 """Stable Diffusion 2 and 2.1 (Rombach et al. 2022, arXiv 2112.10752): base of OSEDiff, PiSA-SR and DFOSD."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 
 from ...errors import ConfigError
+from ...students.latent import LatentStudent
 from ..adapted import AdaptedFace
 from ..diffusersfolder import read_config
 from ..face import Source, Sources, Tiny
@@ -17,6 +19,7 @@ from . import sizes, student
 from .authors import CONVERSIONS
 from .base import SD21Base
 from .network import SD21Config, encode_prompts
+from .sdxl import TOKENS
 
 
 class SD21Face(AdaptedFace):
@@ -28,6 +31,8 @@ class SD21Face(AdaptedFace):
         component="unet",
         widths=SD21Base.text_keys,
         encode=lambda folder, texts, device: [(one, None) for one in encode_prompts(folder, texts, device)],
+        tokens=(TOKENS,),
+        published=(sizes.SIZES["text_encoder"],),
     )
     files = ("critic", *AdaptedFace.files)
     tiny_decoder = "taesd"
@@ -53,6 +58,12 @@ class SD21Face(AdaptedFace):
         config = dataclasses.replace(config, critic=critic)
         base: SD21Base = super().open(config, sources, device, prompts)
         return base
+
+    def untrained(self) -> LatentStudent:
+        return sizes.untrained()
+
+    def published(self, header: Mapping[str, Any]) -> bool:
+        return sizes.published(header)
 
     def shapes(self, config: SD21Config, source: Source | None = None) -> SD21Base:
         return sizes.shapes(config, source.path if source else None)

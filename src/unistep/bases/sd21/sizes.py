@@ -1,18 +1,22 @@
 """Stable Diffusion 2.1 and XL as published, without weights, for plans; and tiny ones, for tests."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ...autoencoder.codecs import KLCodec
 from ...diffusion.process import ddpm
 from ...extras import extra
+from ...students.latent import LatentConfig, LatentStudent
 from .. import tiny
 from ..diffusersfolder import read_config
 from ..latentbase import Opened
 from ..tiny import draw, fit, noised, read_sizes, save, stable_diffusion_scheduler, text_encoder, vae
 from .base import SD21Base
 from .network import SD21Config, encode_prompt, open_process
+from .sdunet import FoldedUNet
 from .sdxl import SCALING, TOKENS
 
 SIZES = read_sizes(__file__)
@@ -28,6 +32,20 @@ def shapes(config: SD21Config, folder: Path | None) -> SD21Base:
     codec = KLCodec.from_config(read_config(folder, "vae") if folder else tiny.PUBLISHED_VAE)
     opened = Opened(unet, codec, open_process(folder) if folder else ddpm())
     return SD21Base(opened, config, lambda text: (prompt, None), "meta")
+
+
+def untrained() -> LatentStudent:
+    """A folded student of the published sizes, used as OSEDiff's; the autoencoder is on the meta device."""
+    codec = KLCodec.from_config(tiny.PUBLISHED_VAE)
+    return LatentStudent(
+        FoldedUNet(), codec, LatentConfig(resample="pillow", tile=96, overlap=32, colour="adain")
+    )
+
+
+def published(header: Mapping[str, Any]) -> bool:
+    """Whether header["student"] is of the published UNet."""
+    widths: list[int] = UNET["block_out_channels"]
+    return list(header.get("denoiser", {}).get("widths", ())) == widths
 
 
 def write(folder: Path, prediction: str = "epsilon") -> Path:

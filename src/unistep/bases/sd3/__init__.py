@@ -1,13 +1,14 @@
 """Stable Diffusion 3 (Esser et al. 2024, arXiv 2403.03206), the base of TSD-SR."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Tensor
 
 from ...errors import ModelError
+from ...students.latent import LatentStudent
 from ...tensors import part
 from ..adapted import AdaptedFace
 from ..conversion import DTYPES, Conversion, Files, Request, Tensors, only
@@ -17,7 +18,7 @@ from ..prompts import Embedding, TextEncoders
 from ..tiny import seeded
 from . import sizes, student
 from .base import SD3Base
-from .network import SD3Config, encode_prompt, encode_prompts
+from .network import CLIP_TOKENS, T5_TOKENS, SD3Config, encode_prompt, encode_prompts
 
 PARTS = ("transformer", "vae")
 TITLE = "Stable Diffusion 3 medium"
@@ -65,6 +66,8 @@ class SD3Face(AdaptedFace):
         component="transformer",
         widths=SD3Base.text_keys,
         encode=lambda folder, texts, device: [*encode_prompts(folder, texts, device)],
+        tokens=(CLIP_TOKENS, CLIP_TOKENS, T5_TOKENS),
+        published=sizes.TEXT_ENCODERS,
     )
     tiny_decoder = "taesd3"
     teacher = staticmethod(student.teacher)
@@ -79,6 +82,12 @@ class SD3Face(AdaptedFace):
             sources=_tsdsr_sources,
         )
     }
+
+    def untrained(self) -> LatentStudent:
+        return sizes.untrained()
+
+    def published(self, header: Mapping[str, Any]) -> bool:
+        return sizes.published(header)
 
     def shapes(self, config: SD3Config, source: Source | None = None) -> SD3Base:
         return sizes.shapes(config, source.path if source else None)
