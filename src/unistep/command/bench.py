@@ -18,16 +18,6 @@ WHAT = Parameter(group=Group.create_ordered("What is measured"))
 HOW = Parameter(group=Group.create_ordered("How models run"))
 SHOWN = Parameter(group=Group.create_ordered("What is shown"))
 
-EXAMPLES = """Examples:
-  unistep bench --size 256 --repeat 10
-  unistep bench compact-distilled other.safetensors RRDBNet-23 bicubic --growth --out result
-  unistep bench sd3 sd21 resshift --count
-
-A MODEL is what unistep upscale -m takes, bicubic, or an architecture with untrained
-weights: SRVGGNetCompact-32, RRDBNet-23, sd3, sd21, resshift. Options of one model stand
-behind it: FILE,steps=4 FILE,weights=int8 FILE,offload FILE,decoder=tiny FILE,text=BASE.
-See docs/bench.md."""
-
 
 def _sizes(kind: object, tokens: Sequence[Any]) -> tuple[float, ...]:
     said = tokens[0].value

@@ -18,7 +18,6 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError
 
-from unistep.command.bench import EXAMPLES as BENCHES
 from unistep.command.bench import bench
 from unistep.command.cli_models import info, models
 from unistep.command.cli_study import study
@@ -80,7 +79,7 @@ app.command(
 app.command(doctor, help_epilogue="Exit codes: 0 all well, 1 something to look at.")
 app.command(evaluate, name="eval", usage="Usage: unistep eval [OPTIONS]", help_epilogue=EXAMPLES)
 app.command(study)
-app.command(bench, usage="Usage: unistep bench [OPTIONS] [MODEL...]", help_epilogue=BENCHES)
+app.command(bench, usage="Usage: unistep bench [OPTIONS] [MODEL...]", help_epilogue=examples.BENCH)
 
 
 @app.command(help_epilogue="Example:\n  unistep degrade photos pairs --preset light --seed 1")

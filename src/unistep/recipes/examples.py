@@ -17,3 +17,12 @@ CONVERT = """Examples:
   unistep models convert osediff.pkl o.safetensors --base sd21-base --prompt ""
   unistep models convert SinSR_v2.pth s.safetensors --vae autoencoder_vq_f4.pth
   unistep models convert vgg16-397923af.pth vgg16.safetensors"""
+BENCH = """Examples:
+  unistep bench --size 256 --repeat 10
+  unistep bench compact-distilled other.safetensors RRDBNet-23 bicubic --growth --out result
+  unistep bench sd3 sd21 resshift --count
+
+A MODEL is what unistep upscale -m takes, bicubic, or an architecture with untrained
+weights: SRVGGNetCompact-32, RRDBNet-23, sd3, sd21, resshift. Options of one model stand
+behind it: FILE,steps=4 FILE,weights=int8 FILE,offload FILE,decoder=tiny FILE,text=BASE.
+See docs/bench.md."""
