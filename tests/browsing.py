@@ -12,6 +12,7 @@ import pytest
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 INSIDE = ("file", "data", "blob", "about")
 HERE = ("127.0.0.1", "localhost")
+ARGUMENTS = ["--disable-gpu", "--force-color-profile=srgb"]
 SLOW = 120_000
 """Milliseconds that a busy machine may take for anything."""
 
@@ -29,7 +30,7 @@ def chromium() -> Iterator[object]:
         pytest.skip("no Chromium here: apt-get install chromium")
     with driver.sync_playwright() as playwright:
         try:
-            browser = playwright.chromium.launch(executable_path=path, args=["--disable-gpu"], timeout=SLOW)
+            browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS, timeout=SLOW)
         except driver.Error as error:  # a stub that asks for snap, a missing library
             pytest.skip(f"the Chromium at {path} does not start: {str(error).splitlines()[0]}")
         yield browser

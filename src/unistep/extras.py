@@ -19,6 +19,7 @@ EXTRA_OF = {
     "dlib": "faces",
     "onnxruntime": "faces",
     "matplotlib": "eval",
+    "jinja2": "eval",
     "pyiqa": "eval-nc",
     "starlette": "study",
     "uvicorn": "study",

@@ -20,6 +20,8 @@ from cyclopts import App, CycloptsError
 
 from unistep.command.bench import bench
 from unistep.command.cli_models import info, models
+from unistep.command.cli_report import EXAMPLES as REPORTS
+from unistep.command.cli_report import report
 from unistep.command.cli_study import study
 from unistep.command.cli_train import export, prepare, train
 from unistep.command.doctor import doctor
@@ -78,6 +80,7 @@ app.command(
 )
 app.command(doctor, help_epilogue="Exit codes: 0 all well, 1 something to look at.")
 app.command(evaluate, name="eval", usage="Usage: unistep eval [OPTIONS]", help_epilogue=EXAMPLES)
+app.command(report, usage="Usage: unistep report [OPTIONS] RESULTS", help_epilogue=REPORTS)
 app.command(study)
 app.command(bench, usage="Usage: unistep bench [OPTIONS] [MODEL...]", help_epilogue=examples.BENCH)
 

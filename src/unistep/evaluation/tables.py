@@ -104,6 +104,20 @@ def _of_sets(results: Results, name: str, key: str) -> Iterator[str]:
     yield f"{metric['label']}: {f'{warning}; ' if warning else ''}{NO_INTERVAL}."
 
 
+def shown(results: Results, name: str, cell: "Cell") -> tuple[list[str], list[list[str]], list[str]]:
+    """The table of a set for another kind of page: (head, rows, notes that its cells name by place from 1).
+
+    A row is the name, then for each metric what `cell` makes of a number, its interval ("" if there is none)
+    and its place: 1 best, 2 second best, 0.
+    """
+    return _table(results, name, cell)
+
+
+def tests(results: Results, name: str) -> tuple[tuple[str, ...], list[list[str]]]:
+    """(head, rows) of the paired tests of a set."""
+    return _TESTS, [_test(results, test) for test in results["tests"] if test["set"] == name]
+
+
 def escaped(text: str) -> str:
     """As LaTeX shows it."""
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
