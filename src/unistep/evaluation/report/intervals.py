@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-from ..tables import ARROWS, Results, digits
+from ..beside import ARROWS
+from ..tables import Results, digits
 
 WIDTH, MARGIN, ROW, TOP, AXIS = 340, 12, 34, 6, 24
 """Of a plot, in its own units."""

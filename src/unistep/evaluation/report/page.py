@@ -16,7 +16,8 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...extras import extra
-from ..tables import ARROWS, caption, digits, shown, tests
+from ..beside import ARROWS
+from ..tables import caption, digits, shown, tests
 from .costs import COSTS, costs
 from .gallery import Card, cards, focus
 from .intervals import intervals
