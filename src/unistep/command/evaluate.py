@@ -14,7 +14,7 @@ from cyclopts import Group, Parameter
 from unistep.command.habits import tile_of
 from unistep.command.options import Compile, Device, Dtype, option
 from unistep.command.report import clean, complain, draw, duration, erase, say
-from unistep.errors import ConfigError, check_distinct
+from unistep.errors import ConfigError, UnistepError, check_distinct
 
 if TYPE_CHECKING:
     from unistep.evaluation.sets import PictureSet
@@ -177,24 +177,14 @@ def evaluate(
         metric = list(table.metrics)
         if table.note:
             say(table.note)
+    how = Settings(
+        device, dtype, tile, colour, fidelity, seed, steps, decoder, weights, vae_tiles, offload, compile,
+        reproduce,
+    )  # fmt: skip
     who = judged(
         [_model(text) for text in model or []],
         [(name, Path(path)) for name, path in map(_named, results or [])],
-        Settings(
-            device,
-            dtype,
-            tile,
-            colour,
-            fidelity,
-            seed,
-            steps,
-            decoder,
-            weights,
-            vae_tiles,
-            offload,
-            compile,
-            reproduce,
-        ),
+        how,
     )
     by = measures(metric, _files(file or []), border, reference_set is not None)
     sets = _sets(
@@ -225,6 +215,9 @@ def evaluate(
         bar.end()
         complain("interrupted; the same command does the rest")
         return 130
+    except UnistepError:  # its sentence is not written over the bar
+        bar.end()
+        raise
     return 0
 
 
