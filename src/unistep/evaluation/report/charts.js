@@ -62,7 +62,7 @@ function chart(place, near, points, about) {
   const middle = (top_ + H - bottom) / 2;
   svg.append(write("title", (left + W - right) / 2, H - 8, about.x),
     write("title", 14, middle, about.y, { transform: `rotate(-90 14 ${middle})` }));
-  const taken = []; // places of labels: [from, to, y]
+  const taken = points.map((p) => [X(p.x) - 6, X(p.x) + 6, Y(p.y) + 4]); // by points and names: [from, to, y]
   const circles = points.map((p) => {
     const group = element("g", { class: `c${p.colour % 8}` }, element("title", {}, p.text));
     const x = X(p.x), y = Y(p.y);
@@ -75,7 +75,7 @@ function chart(place, near, points, about) {
   if (!about.equal) svg.append(...points.map((p) => nameOf(p, X(p.x), Y(p.y)))); // over all lines
 
   function nameOf(p, x, y) {
-    // Beside the point, on the first line, up or down, where no other name is.
+    // Beside the point, on the nearest line, up or down, where no name and no other point is.
     const long = p.name.length * LETTER, turned = x + 10 + long > W;
     const [from, to] = turned ? [x - 10 - long, x - 10] : [x + 10, x + 10 + long];
     const free = (at) => taken.every(([a, b, c]) => to < a || from > b || Math.abs(at - c) > 14);
