@@ -81,6 +81,7 @@ def test_published_numbers_are_neither_ranked_nor_marked(realsr):
     assert "Known differences: TSD-SR samples the autoencoder without a seed" in text
     assert "On these numbers: bases differ: SD3 of TSD-SR, SD2.1-base of OSEDiff" in text
     assert "PSNR-Y: the Y channel of YCbCr (section 4.1)" in text
+    assert "a border of" not in text
     assert "Of Table 1 not measured here: DRealSR, DIV2K-Val." in text
 
 
