@@ -8,7 +8,7 @@ from ..errors import ConfigError
 from .manifests import manifest
 from .measuring import Measure
 from .metrics import METRICS
-from .published import Column, Table, table
+from .published import Table, table
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Preset:
         return {
             "preset": self.table.name, "paper": self.table.paper, "source": self.table.source,
             "table": self.table.number, "about": self.table.about, "rows": rows,
-            "columns": [{**asdict(column), "why": _why(column)} for column in columns],
+            "columns": [{**asdict(column), "why": column.why} for column in columns],
             "says": list(self.table.says), "differs": differs, "notes": list(self.table.notes),
             "left_out": {
                 "sets": list(self.missing),
@@ -98,13 +98,6 @@ def preset(
             f"expected sets of {found.name} ({wanted}), found {', '.join(foreign)}: numbers of another set "
             "or protocol never stand in its table, measure it in a run without --preset"
         )
-    own = tuple(column.key for column in found.columns if not _why(column))
+    own = tuple(column.key for column in found.columns if not column.why)
     kept = tuple(one for one in found.sets if one in given)
     return Preset(found, kept, tuple(metrics) if metrics else own, not metrics)
-
-
-def _why(column: Column) -> str:
-    """Why a run cannot measure a column; "" where it can."""
-    if not column.why and METRICS[column.key].over == "sets":
-        return "scores whole sets, which unistep eval does not"
-    return column.why
