@@ -56,6 +56,14 @@ def test_published_rows_stand_beside_ours(realsr, capsys):
     assert "OSEDiff-1" not in json.dumps(rest) and "OSEDiff" not in {s["judged"] for s in rest["scores"]}
 
 
+def test_the_report_shows_published_rows_apart(realsr):
+    assert command("out") == 0 and main(["report", "out"]) == 0
+    page = (realsr / "out" / "report.html").read_text(encoding="utf-8")
+    before, after = page.split('<tbody class="published">')
+    assert "OSEDiff-1 †" not in before and "OSEDiff-1 †</th><td>25.15</td>" in after.partition("</tbody>")[0]
+    assert '<p class="caption">† Published numbers, not measured here' in after
+
+
 def test_published_numbers_are_neither_ranked_nor_marked(realsr):
     assert command("out") == 0
     text = (realsr / "out" / "table.md").read_text()

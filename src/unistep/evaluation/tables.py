@@ -30,7 +30,7 @@ def markdown(results: Results) -> str:
     parts = []
     for name in results["order"]["sets"]:
         head, rows, notes = _table(results, name, _markdown_cell)
-        published = _published(results, name)
+        published = published_rows(results, name)
         if published:
             over = [f"*{beside.title(results)}*", *[""] * (len(head) - 1)]
             published = [over, *published]
@@ -50,7 +50,7 @@ def latex(results: Results) -> str:
         head, rows, notes = _table(results, name, _latex_cell)
         lines = [" & ".join(map(escaped, head)) + r" \\ \hline"]
         lines += [" & ".join([escaped(row[0]), *row[1:]]) + r" \\" for row in rows]
-        published = _published(results, name)
+        published = published_rows(results, name)
         if published:
             over = f"\\multicolumn{{{len(head)}}}{{l}}{{\\textit{{{escaped(beside.title(results))}}}}}"
             lines += [r"\hline", over + r" \\"]
@@ -161,8 +161,8 @@ def _table(results: Results, name: str, cell: Cell) -> tuple[list[str], list[lis
     return head, rows, notes
 
 
-def _published(results: Results, name: str) -> list[list[str]]:
-    """Rows with as many cells as those of `_table`."""
+def published_rows(results: Results, name: str) -> list[list[str]]:
+    """Of a paper's table, each with as many cells as the rows of `_table`; none without a preset."""
     keys = [*results["order"]["metrics"], *(column["key"] for column in beside.lacking(results))]
     return beside.rows(results, name, keys)
 

@@ -16,8 +16,8 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...extras import extra
-from ..beside import ARROWS
-from ..tables import caption, digits, shown, tests
+from ..beside import ARROWS, DAGGER, title
+from ..tables import caption, digits, published_rows, shown, tests
 from .costs import COSTS, costs
 from .gallery import Card, cards, focus
 from .intervals import intervals
@@ -26,7 +26,7 @@ from .reading import Findings
 MB = 1_000_000
 CROPS, CROP_SIZE, MAX_MB = 24, 256, 30.0
 SCRIPTS = ("page.js", "charts.js", "gallery.js")
-HEAD_OF = ("Protocol of ", "Note: ")
+HEAD_OF = ("Protocol of ", "Note: ", f"{DAGGER} ")
 """Lines of a caption that stand open below a table, with the one that names the set."""
 
 
@@ -117,10 +117,12 @@ def _hash(text: str) -> str:
 def _set(findings: Findings, on: str) -> dict[str, Any]:
     head, rows, notes = shown(findings.results, on, Shown.of)
     lines = list(caption(findings.results, on))
+    published = published_rows(findings.results, on)
     opened = [line for line in lines if line.startswith((f"{on}: ", *HEAD_OF))]
     return {
         "name": on, "head": head, "rows": rows, "notes": notes, "caption": opened,
         "protocol": [line for line in lines if line not in opened],
+        "published": published, "published_title": title(findings.results) if published else "",
         "tests": tests(findings.results, on), "plots": intervals(findings.results, on),
     }  # fmt: skip
 
