@@ -58,7 +58,7 @@ def test_votes_through_the_page(tmp_path, opened):
         page.click("#go")
         at(page, 1, 4)
         captions = page.locator("#panes figcaption").all_text_contents()
-        assert captions == ["Input", "1", "2", "Original"]
+        assert captions == ["Input", "Original", "1", "2"]
         sizes = page.evaluate(
             "[...document.querySelectorAll('#panes img')].map(i => [i.naturalWidth, i.naturalHeight])"
         )
@@ -96,6 +96,7 @@ def test_votes_through_the_page(tmp_path, opened):
         assert len(votes.raters) == 2
         cookies = page.context.cookies()
         assert cookies == []
+        page.close()  # before the server goes: a page that still loads would complain
     _, _, votes = loaded(folder)
     assert counted(votes) == [2, 1, 1, 0] and all(0 < one.seconds < 60 for one in votes.counted)
 
@@ -136,6 +137,7 @@ def test_panes_move_together(tmp_path, opened):
         assert 1 <= scale() < 8
         page.click("#one")
         assert scale() == 1
+        page.close()  # before the server goes: a page that still loads would complain
 
 
 def test_a_vote_that_is_not_kept_is_said_and_comes_through_later(tmp_path, opened):
@@ -163,6 +165,7 @@ def test_a_vote_that_is_not_kept_is_said_and_comes_through_later(tmp_path, opene
         page.keyboard.press("2")
         at(page, 3, 4)
         assert len((folder / "votes.jsonl").read_bytes().splitlines()) == 3
+        page.close()  # before the server goes: a page that still loads would complain
     opened.wrong[:] = [text for text in opened.wrong if "ERR_FAILED" not in text]  # the one that was lost
 
 

@@ -103,10 +103,11 @@ async function show() {
   $("place").textContent = `${answered + 1} of ${session.trials.length}`;
   buttons(trial);
   if ($("vote").hidden) screen("vote");
+  // What is compared stands together, also where four pictures make two rows.
   const pictures = [
     trial.low && { label: "Input", alt: "The low-quality input, enlarged", url: store.picture(trial.low) },
-    ...trial.pictures.map((name, i) => ({ label: `${i + 1}`, alt: `Restoration ${i + 1}`, url: store.picture(name) })),
     trial.high && { label: "Original", alt: "The original", url: store.picture(trial.high) },
+    ...trial.pictures.map((name, i) => ({ label: `${i + 1}`, alt: `Restoration ${i + 1}`, url: store.picture(name) })),
   ].filter(Boolean);
   try {
     await view.show(pictures, trial.width, trial.height);
