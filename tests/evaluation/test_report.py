@@ -172,6 +172,22 @@ def test_without_pictures_the_page_says_how_to_get_them(out, capsys):
     assert "--crops 0 asks for none" in Seen(made(out, "--crops", 0).decode()).text
 
 
+def test_a_set_whose_pictures_were_taken_away(tmp_path):
+    evaluated(tmp_path)
+    sets = [
+        x for name in ("mine", "theirs") for x in ("--pairs", f"{name}={tmp_path / 'lq'}", tmp_path / "gt")
+    ]
+    out = tmp_path / "two"
+    given = ["eval", "--model", "bicubic", "--metric", "psnr_y", *sets, "--out", out, "--keep-pictures"]
+    assert main([*map(str, given), "-d", "cpu"]) == 0
+    shutil.rmtree(out / "pictures" / "mine")
+    data = made(out)
+    assert [len(on["cards"]) > 0 for on in data_of(data)["sets"]] == [False, True]
+    assert "the gallery is without mine: their pictures are not there" in Seen(data.decode()).text
+    shutil.rmtree(out / "pictures" / "theirs")
+    assert "the pictures of all sets are gone" in Seen(made(out).decode()).text
+
+
 def test_a_set_without_truths(tmp_path):
     found = data_of(made(evaluated(tmp_path, truth=False)))
     assert not found["sets"][0]["reference"]

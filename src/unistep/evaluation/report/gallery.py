@@ -90,7 +90,7 @@ def cards(findings: Findings, count: int, size: int, budget: int) -> tuple[list[
     assert findings.pictures is not None
     found: list[Card] = []
     used = 0
-    streams = [_crops(findings, findings.pictures, on, count, size) for on in findings.images]
+    streams = [_crops(findings, findings.pictures, on, count, size) for on in findings.pictured]
     for card in itertools.chain.from_iterable(itertools.zip_longest(*streams)):
         if card is not None:
             used += card.bytes

@@ -79,12 +79,15 @@ def page(findings: Findings, bench: Sequence[Path] = (), options: Options = Opti
         return _render(findings, known, [], why, options), f"without a gallery: {why}"
     room = budget - len(bare) - 1000  # for the sentence below
     found, cut = cards(findings, options.crops, options.crop_size, room)
-    note = ""
+    notes = []
+    if gone := [on for on in findings.images if on not in findings.pictured]:
+        notes.append(f"the gallery is without {', '.join(gone)}: their pictures are not there")
     if cut:
-        note = (
+        notes.append(
             f"the gallery has only the first {len(found)} crops, to stay within {options.max_mb:g} MB: raise "
             "--max-mb, or lower --crop-size"
         )
+    note = "; ".join(notes)
     return _render(findings, known, found, note, options), note
 
 

@@ -33,6 +33,11 @@ class Findings:
     pictures: Pictures | None
     why: str = ""
 
+    @property
+    def pictured(self) -> list[str]:
+        """Sets whose pictures are there; a set's folder may be taken away, as where a licence asks for it."""
+        return [on for on in self.images if self.pictures and (self.pictures.root / on).is_dir()]
+
 
 def read(folder: Path) -> Findings:
     """Of a folder of `unistep eval`, or of the results.json in one.
@@ -47,6 +52,8 @@ def read(folder: Path) -> Findings:
     why = ""
     if not pictures.root.is_dir():
         why = f"no pictures were kept: {HOW}"
+    elif not any((pictures.root / on).is_dir() for on in images):
+        why = f"the pictures of all sets are gone from {PICTURES}/: {HOW}"
     elif not pictures.belong_to(data):
         why = f"the pictures in {PICTURES}/ are not those of this {RESULTS}: {HOW}"
     digest = hashlib.sha256(data).hexdigest()
