@@ -64,7 +64,7 @@ function chart(place, near, points, about) {
     write("title", 14, middle, about.y, { transform: `rotate(-90 14 ${middle})` }));
   const taken = points.map((p) => [X(p.x) - 6, X(p.x) + 6, Y(p.y) + 4]); // by points and names: [from, to, y]
   const circles = points.map((p) => {
-    const group = element("g", { class: `c${p.colour % 8}` }, element("title", {}, p.text));
+    const group = element("g", { class: `c${p.colour % 10}` }, element("title", {}, p.text));
     const x = X(p.x), y = Y(p.y);
     if (p.low !== null && p.low !== undefined) group.append(line("span", x, Y(p.low), x, Y(p.high)));
     const circle = element("circle", { cx: x, cy: y, r: about.equal ? 4.5 : 6, class: "faint" });
