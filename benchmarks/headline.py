@@ -14,19 +14,17 @@ from typing import Any
 from common import leave, parser, table
 
 from unistep.atomic import atomic_write
+from unistep.evaluation.beside import ARROWS
 from unistep.evaluation.statistics import places
-from unistep.evaluation.tables import digits
 
 ROOT = Path(__file__).parents[1]
 RESULTS, README = ROOT / "docs/quality/results.json", ROOT / "README.md"
 BEGIN, END = "<!-- benchmarks/headline.py wrote this -->\n", "<!-- to here -->\n"
 JUDGED = ("bicubic", "realesr-general-x4v3", "RealESRGAN_x4plus", "compact-distilled")
-METRICS = ("psnr_y", "ssim_y", "lpips_squeeze", "niqe", "grid")
-SHORT = {"psnr_y": 2, "ssim_y": 3, "lpips_squeeze": 3, "niqe": 2, "grid": 2}
-"""Digits after the point where they are fewer than in the tables of the evaluation."""
+METRICS = {"psnr_y": 2, "ssim_y": 3, "lpips_squeeze": 3, "niqe": 2, "grid": 2}
+"""Name -> digits after the point."""
 SHOWN_ELSEWHERE = "scikit-image"
 """Sets that are there for their pictures: too few for a headline."""
-ARROWS = {"higher": " ↑", "lower": " ↓", "near 1": ""}
 
 
 def headline(results: Mapping[str, Any]) -> str:
@@ -37,7 +35,7 @@ def headline(results: Mapping[str, Any]) -> str:
     for on in (name for name in results["order"]["sets"] if not name.startswith(SHOWN_ELSEWHERE)):
         columns = []
         for name, metric in metrics.items():
-            of, n = [means[on, who, name] for who in JUDGED], SHORT.get(name, digits(metric))
+            of, n = [means[on, who, name] for who in JUDGED], METRICS[name]
             higher = {"higher": True, "lower": False}.get(metric["better"])
             best = places(of, higher, n) if higher is not None else [0] * len(of)
             columns.append([

@@ -56,7 +56,7 @@ class Preset:
         return {
             "preset": self.table.name, "paper": self.table.paper, "source": self.table.source,
             "table": self.table.number, "about": self.table.about, "rows": rows,
-            "columns": [{**asdict(column), "why": column.why} for column in columns],
+            "columns": [asdict(column) for column in columns],
             "says": list(self.table.says), "differs": differs, "notes": list(self.table.notes),
             "left_out": {
                 "sets": list(self.missing),

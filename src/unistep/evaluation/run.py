@@ -8,6 +8,7 @@ path, numbers of six digits after the point, so that two runs, or one that was k
 the same bytes.
 """
 
+import functools
 import importlib.metadata
 import itertools
 import platform
@@ -220,6 +221,7 @@ def images(run: Evaluation, journal: Journal) -> list[dict[str, str]]:
     return lines
 
 
+@functools.cache  # part of the key of every value
 def versions(device: str) -> dict[str, str]:
     """Of what computes; `device` is where models run."""
     return {

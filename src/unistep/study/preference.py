@@ -17,7 +17,8 @@ from statistics import NormalDist
 import numpy as np
 import numpy.typing as npt
 
-LEVEL, RESAMPLES, SEED = 0.95, 10_000, 0
+from ..evaluation.statistics import LEVEL, RESAMPLES, SEED
+
 AT_ONCE = 500
 """Resamples that are held in memory together."""
 Span = tuple[float, float]

@@ -8,9 +8,10 @@ from typing import Any
 
 from .. import __version__
 from ..errors import DataError
+from ..evaluation.statistics import LEVEL, RESAMPLES, SEED
 from .agreement import alpha, observed
 from .dealing import REPEATED, item_of
-from .preference import LEVEL, RESAMPLES, SEED, Ballot, Share, against, preference, wilson
+from .preference import Ballot, Share, against, preference, wilson
 from .studyfolder import TIE, Key, Study
 from .votes import Vote, Votes
 
